@@ -1,0 +1,79 @@
+# qwenkit.  `make help` lists the targets.
+#
+# One non-recursive Makefile.  CONFIG chooses flags and build directory (release debug asan ubsan
+# fuzz).  A library that is missing switches its part off with one printed line.
+CONFIG   ?= release
+B        := build/$(CONFIG)
+PREFIX   ?= /usr/local
+CC       ?= gcc
+has       = $(shell echo '\#include <$(1)>' | $(CC) -E -xc - >/dev/null 2>&1 && echo 1)
+pc        = $(shell pkg-config $(1) $(2) 2>/dev/null)
+bin       = $B/bin/$(subst _,-,$(notdir $(1:%.c=%)))
+
+DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu
+PROGS    := $(sort $(wildcard */qwen_*.c))
+SRC      := $(filter-out $(PROGS),$(sort $(foreach d,$(DIRS),$(wildcard $d/*.c))))
+OBJ      := $(SRC:%.c=$B/%.o)
+LIB      := $B/libqwenkit.a
+
+CSTD     := -std=c11 -D_GNU_SOURCE
+WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wundef -Wvla -Wstrict-prototypes -Wmissing-prototypes \
+            -Wconversion -Wsign-conversion -Werror
+CFLAGS_release := -O2 -g
+CFLAGS_debug   := -O0 -g3
+CFLAGS_asan    := -O1 -g -fsanitize=address -fno-omit-frame-pointer
+CFLAGS_ubsan   := -O1 -g -fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all
+CFLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+OMP      ?= -fopenmp
+JANSSON_CFLAGS := $(call pc,--cflags,jansson)
+JANSSON_LIBS   := $(or $(call pc,--libs,jansson),-ljansson)
+UTF8PROC_LIBS  := $(or $(call pc,--libs,libutf8proc),-lutf8proc)
+BLAS_CFLAGS    := $(or $(call pc,--cflags,openblas),-I/usr/include/x86_64-linux-gnu)
+BLAS_LIBS      := $(or $(call pc,--libs,openblas),-lopenblas)
+CPPFLAGS += -I. $(JANSSON_CFLAGS) $(BLAS_CFLAGS)
+ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
+LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) -lm -lpthread
+
+.DEFAULT_GOAL := all
+.SECONDARY:
+all: $(foreach p,$(PROGS),$(call bin,$p)) ## build the programs (CONFIG=release|debug|asan|ubsan)
+
+# reference arithmetic: no contraction, so that every compiler and CPU gives the same bits
+$B/runtime/cpu/%.o $B/quant/%.o: ALL_CFLAGS += -O3 -ffp-contract=off
+# one file per instruction set, chosen at run time by cpuid
+$B/runtime/cpu/%_avx2.o: ALL_CFLAGS += -mavx2 -mfma -mf16c
+$B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+
+$B/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+$(LIB): $(OBJ)
+	rm -f $@
+	$(AR) rcsD $@ $^
+
+define prog
+$(call bin,$1): $(1:%.c=$B/%.o) $(LIB)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_CFLAGS) $$(LDFLAGS) -o $$@ $$< $(LIB) $$(LIBS)
+endef
+$(foreach p,$(PROGS),$(eval $(call prog,$p)))
+
+include tests/tests.mk
+
+format: ## run clang-format over all C files
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: all ## install the programs under PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(foreach p,$(PROGS),$(call bin,$p)) $(DESTDIR)$(PREFIX)/bin
+
+clean: ## remove all build directories
+	rm -rf build
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
+		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: all format install clean help
+-include $(shell find $B -name '*.d' 2>/dev/null)

@@ -1,0 +1,429 @@
+/* Files.  Reads go through pread so that several threads can share a descriptor and so that a
+ * truncated file gives a message instead of SIGBUS (no mmap).  Outputs follow the usual safe order:
+ * temporary in the same directory, write, fsync, rename, fsync of the directory, close checked. */
+#include "formats/base/q_file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+struct q_file {
+    int fd;
+    uint64_t bytes;
+    char *path;
+};
+
+struct q_out {
+    int fd, committed;
+    uint64_t pos;
+    char *path, *tmp;
+};
+
+/* Reads of this size keep the kernel's readahead busy and stay below Linux's 2 GiB call limit. */
+#define IO_MAX ((size_t)64 << 20)
+
+static q_status file_from_fd(q_file **out, int fd, char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    struct stat sb;
+    q_file *f = NULL;
+
+    if (fstat(fd, &sb) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: stat", path);
+    if (!S_ISREG(sb.st_mode))
+        Q_FAIL(err, Q_EFORMAT, "%s: not a regular file", path);
+    if (!(f = q_calloc(1, sizeof *f)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    f->fd = fd;
+    f->bytes = (uint64_t)sb.st_size;
+    f->path = path;
+    *out = f;
+    return Q_OK;
+out:
+    close(fd);
+    q_free(path);
+    return st;
+}
+
+q_status q_file_open(q_file **out, const char *path, q_err *err)
+{
+    char *copy = q_strdup(path);
+    int fd;
+
+    if (!copy)
+        return q_fail(err, Q_ENOMEM, "%s: no memory", path);
+    /* O_NONBLOCK: opening a FIFO must not hang before fstat can refuse it */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        q_free(copy);
+        return q_fail_errno(err, Q_EIO, errno, "%s: cannot open", path);
+    }
+    return file_from_fd(out, fd, copy, err);
+}
+
+int q_name_is_plain(const char *name)
+{
+    return name[0] != '\0' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+           !strchr(name, '/');
+}
+
+/* snapshots/<rev>/file -> ../../blobs/<hash> is how the Hugging Face cache stores files. */
+static int is_cache_link(int dirfd, const char *name)
+{
+    char target[PATH_MAX];
+    ssize_t n = readlinkat(dirfd, name, target, sizeof target - 1);
+
+    if (n <= 0)
+        return 0;
+    target[n] = '\0';
+    if (strncmp(target, "../../blobs/", 12) != 0)
+        return 0;
+    for (const char *p = target + 12; *p; p++)
+        if (!strchr("0123456789abcdef", *p))
+            return 0;
+    return target[12] != '\0';
+}
+
+q_status q_file_open_in(q_file **out, const char *dir, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    int dirfd = -1, fd = -1, follow;
+    char *path = NULL;
+
+    if (!q_name_is_plain(name))
+        Q_FAIL(err, Q_EFORMAT, "%s: file name '%s' leaves the directory: refused", dir, name);
+    if (!(path = q_path_join(dir, name)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
+    dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dirfd < 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open directory", dir);
+    follow = is_cache_link(dirfd, name);
+    fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow ? 0 : O_NOFOLLOW));
+    if (fd < 0 && errno == ELOOP)
+        Q_FAIL(err, Q_EFORMAT, "%s: is a link: refused, replace it by the file", path);
+    if (fd < 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open", path);
+    st = file_from_fd(out, fd, path, err); /* takes fd and path, also when it fails */
+    path = NULL;
+out:
+    if (dirfd >= 0)
+        close(dirfd);
+    q_free(path);
+    return st;
+}
+
+void q_file_close(q_file *f)
+{
+    if (!f)
+        return;
+    close(f->fd);
+    q_free(f->path);
+    q_free(f);
+}
+
+uint64_t q_file_bytes(const q_file *f)
+{
+    return f->bytes;
+}
+
+const char *q_file_path(const q_file *f)
+{
+    return f->path;
+}
+
+q_status q_file_pread(const q_file *f, void *dst, size_t n, uint64_t offset, q_err *err)
+{
+    char *p = dst;
+
+    if (offset > f->bytes || n > f->bytes - offset)
+        return q_fail(err, Q_EFORMAT, "%s: bytes %llu to %llu wanted, file has %llu", f->path,
+                      (unsigned long long)offset, (unsigned long long)(offset + n),
+                      (unsigned long long)f->bytes);
+    while (n > 0) {
+        ssize_t r = pread(f->fd, p, n < IO_MAX ? n : IO_MAX, (off_t)offset);
+
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return q_fail_errno(err, Q_EIO, errno, "%s: read at byte %llu", f->path,
+                                (unsigned long long)offset);
+        if (r == 0)
+            return q_fail(err, Q_EIO, "%s: became shorter while it was read", f->path);
+        p += r;
+        n -= (size_t)r;
+        offset += (uint64_t)r;
+    }
+    return Q_OK;
+}
+
+q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err)
+{
+    q_status st = Q_OK;
+    q_file *f = NULL;
+    char *p = NULL;
+
+    Q_TRY(q_file_open(&f, path, err));
+    if (f->bytes > max)
+        Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, at most %zu are read", path,
+               (unsigned long long)f->bytes, max);
+    if (!(p = q_malloc((size_t)f->bytes + 1)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %llu bytes", path, (unsigned long long)f->bytes);
+    Q_TRY(q_file_pread(f, p, (size_t)f->bytes, 0, err));
+    p[f->bytes] = '\0';
+    q_buf_free(out);
+    *out = (q_buf){ p, (size_t)f->bytes, (size_t)f->bytes + 1 };
+    p = NULL;
+out:
+    q_free(p);
+    q_file_close(f);
+    return st;
+}
+
+q_status q_out_open(q_out **out, const char *path, int force, q_err *err)
+{
+    q_status st = Q_OK;
+    q_out *o = q_calloc(1, sizeof *o);
+
+    if (!o)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    o->fd = -1;
+    if (!force && q_path_exists(path))
+        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
+    if (q_path_is_dir(path))
+        Q_FAIL(err, Q_ECREATE, "%s: is a directory", path);
+    o->path = q_strdup(path);
+    o->tmp = q_format("%s.part.%ld", path, (long)getpid());
+    if (!o->path || !o->tmp)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    o->fd = open(o->tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (o->fd < 0)
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot create", o->tmp);
+    *out = o;
+    o = NULL;
+out:
+    if (o && o->fd < 0) /* nothing was made: nothing to unlink */
+        o->committed = 1;
+    q_out_close(o);
+    return st;
+}
+
+q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err *err)
+{
+    const char *s = p;
+
+    while (n > 0) {
+        ssize_t r = pwrite(o->fd, s, n < IO_MAX ? n : IO_MAX, (off_t)offset);
+
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return q_fail_errno(err, Q_EIO, errno, "%s: write at byte %llu", o->path,
+                                (unsigned long long)offset);
+        s += r;
+        n -= (size_t)r;
+        offset += (uint64_t)r;
+    }
+    return Q_OK;
+}
+
+q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err)
+{
+    q_status st = q_out_pwrite(o, p, n, o->pos, err);
+
+    if (st == Q_OK)
+        o->pos += n;
+    return st;
+}
+
+/* dir part of path, "." when there is none; owned by the caller */
+static char *dir_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    if (!slash)
+        return q_strdup(".");
+    return slash == path ? q_strdup("/") : q_strndup(path, (size_t)(slash - path));
+}
+
+q_status q_out_commit(q_out *o, q_err *err)
+{
+    q_status st = Q_OK;
+    char *dir = NULL;
+    int rc;
+
+    if (fsync(o->fd) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: fsync", o->path);
+    rc = close(o->fd);
+    o->fd = -1;
+    if (rc != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: close", o->path);
+    if (rename(o->tmp, o->path) != 0)
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", o->path);
+    o->committed = 1;
+    if (!(dir = dir_of(o->path)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->path);
+    Q_TRY(q_dir_sync(dir, err));
+out:
+    q_free(dir);
+    return st;
+}
+
+void q_out_close(q_out *o)
+{
+    if (!o)
+        return;
+    if (o->fd >= 0)
+        close(o->fd);
+    if (!o->committed && o->tmp)
+        unlink(o->tmp);
+    q_free(o->path);
+    q_free(o->tmp);
+    q_free(o);
+}
+
+q_status q_out_whole(const char *path, int force, const void *p, size_t n, q_err *err)
+{
+    q_status st = Q_OK;
+    q_out *o = NULL;
+
+    Q_TRY(q_out_open(&o, path, force, err));
+    Q_TRY(q_out_write(o, p, n, err));
+    Q_TRY(q_out_commit(o, err));
+out:
+    q_out_close(o);
+    return st;
+}
+
+q_status q_dir_make(const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    char *copy = q_strdup(path);
+
+    if (!copy)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    for (char *p = copy + 1;; p++) {
+        char c = *p;
+
+        if (c != '/' && c != '\0')
+            continue;
+        *p = '\0';
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST)
+            Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot create directory", copy);
+        *p = c;
+        if (c == '\0')
+            break;
+    }
+    if (!q_path_is_dir(path))
+        Q_FAIL(err, Q_ECREATE, "%s: exists and is not a directory", path);
+out:
+    q_free(copy);
+    return st;
+}
+
+q_status q_dir_sync(const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open directory", path);
+    if (fsync(fd) != 0 && errno != EINVAL) /* EINVAL: the file system has no such thing */
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: fsync of the directory", path);
+out:
+    if (fd >= 0)
+        close(fd);
+    return st;
+}
+
+q_status q_dir_remove(const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    char *child = NULL;
+    struct dirent *e;
+    struct stat sb;
+    DIR *d = NULL;
+
+    if (lstat(path, &sb) != 0)
+        return errno == ENOENT ? Q_OK : q_fail_errno(err, Q_EIO, errno, "%s: stat", path);
+    if (!S_ISDIR(sb.st_mode)) {
+        if (unlink(path) != 0)
+            Q_FAIL_ERRNO(err, Q_EIO, "%s: remove", path);
+        return Q_OK;
+    }
+    if (!(d = opendir(path)))
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open directory", path);
+    while ((e = readdir(d))) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        q_free(child);
+        if (!(child = q_path_join(path, e->d_name)))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+        Q_TRY(q_dir_remove(child, err));
+    }
+    if (rmdir(path) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: remove", path);
+out:
+    q_free(child);
+    if (d)
+        closedir(d);
+    return st;
+}
+
+q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err)
+{
+    q_status st = Q_OK;
+    struct statvfs sv;
+    char *p = q_strdup(path);
+
+    if (!p)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    while (!q_path_exists(p)) {
+        char *up = dir_of(p);
+
+        q_free(p);
+        if (!(p = up))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    }
+    if (statvfs(p, &sv) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: free space", p);
+    *bytes = (uint64_t)sv.f_bavail * sv.f_frsize;
+out:
+    q_free(p);
+    return st;
+}
+
+int q_path_exists(const char *path)
+{
+    struct stat sb;
+
+    return lstat(path, &sb) == 0;
+}
+
+int q_path_is_dir(const char *path)
+{
+    struct stat sb;
+
+    return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+int q_path_same(const char *a, const char *b)
+{
+    struct stat sa, sb;
+
+    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
+           sa.st_ino == sb.st_ino;
+}
+
+char *q_path_join(const char *dir, const char *name)
+{
+    size_t n = strlen(dir);
+
+    return q_format("%s%s%s", dir, n > 0 && dir[n - 1] == '/' ? "" : "/", name);
+}

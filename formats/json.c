@@ -1,0 +1,284 @@
+/* JSON over jansson, the only file that includes it.  A fmt_json is a json_t seen through an opaque
+ * type, so there is no second tree. */
+#include "formats/json.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "formats/base/q_file.h"
+
+static const json_t *in(const fmt_json *v)
+{
+    return (const json_t *)(const void *)v;
+}
+
+static json_t *in_mut(fmt_json *v)
+{
+    return (json_t *)(void *)v;
+}
+
+static const fmt_json *out_view(const json_t *v)
+{
+    return (const fmt_json *)(const void *)v;
+}
+
+q_status fmt_json_parse(fmt_json **out, const char *text, size_t n, const char *name, q_err *err)
+{
+    json_error_t e;
+    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+
+    if (!v)
+        return q_fail(err, json_error_code(&e) == json_error_out_of_memory ? Q_ENOMEM : Q_EFORMAT,
+                      "%s: line %d column %d: %s", name, e.line, e.column, e.text);
+    *out = (fmt_json *)(void *)v;
+    return Q_OK;
+}
+
+q_status fmt_json_read(fmt_json **out, const char *path, size_t max, q_err *err)
+{
+    q_buf text = { 0 };
+    q_status st = q_file_slurp(&text, path, max, err);
+
+    if (st == Q_OK)
+        st = fmt_json_parse(out, text.data, text.size, path, err);
+    q_buf_free(&text);
+    return st;
+}
+
+void fmt_json_free(fmt_json *doc)
+{
+    json_decref(in_mut(doc));
+}
+
+fmt_json_type fmt_json_kind(const fmt_json *v)
+{
+    switch (json_typeof(in(v))) {
+    case JSON_OBJECT:
+        return FMT_JSON_OBJECT;
+    case JSON_ARRAY:
+        return FMT_JSON_ARRAY;
+    case JSON_STRING:
+        return FMT_JSON_STRING;
+    case JSON_INTEGER:
+        return FMT_JSON_INT;
+    case JSON_REAL:
+        return FMT_JSON_REAL;
+    case JSON_TRUE:
+        return FMT_JSON_TRUE;
+    case JSON_FALSE:
+        return FMT_JSON_FALSE;
+    default:
+        return FMT_JSON_NULL;
+    }
+}
+
+const fmt_json *fmt_json_get(const fmt_json *object, const char *key)
+{
+    return out_view(json_object_get(in(object), key));
+}
+
+size_t fmt_json_size(const fmt_json *v)
+{
+    return json_is_array(in(v)) ? json_array_size(in(v)) : json_object_size(in(v));
+}
+
+const fmt_json *fmt_json_at(const fmt_json *array, size_t i)
+{
+    return out_view(json_array_get(in(array), i));
+}
+
+const char *fmt_json_text(const fmt_json *string)
+{
+    return json_string_value(in(string));
+}
+
+/* NULL for an absent or null member */
+static const json_t *member(const fmt_json *o, const char *key)
+{
+    const json_t *v = json_object_get(in(o), key);
+
+    return json_is_null(v) ? NULL : v;
+}
+
+/* The value as it stands in the file, cut to fit a message. */
+static q_status wrong(const json_t *v, const char *key, const char *wanted, q_err *err)
+{
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+
+    q_fail(err, Q_ECONFIG, "'%s' is %.80s, wanted %s", key, text ? text : "?", wanted);
+    q_free(text); /* jansson allocates with malloc, as we do */
+    return Q_ECONFIG;
+}
+
+q_status fmt_json_int_opt(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
+                          q_err *err)
+{
+    const json_t *v = member(o, key);
+    char wanted[80];
+    int64_t i = 0;
+    int ok = 0;
+
+    if (!v)
+        return Q_OK;
+    if (json_is_integer(v)) {
+        i = json_integer_value(v);
+        ok = 1;
+    } else if (json_is_real(v)) {
+        const double d = json_real_value(v);
+
+        if (d == floor(d) && fabs(d) < 0x1p53) {
+            i = (int64_t)d;
+            ok = 1;
+        }
+    }
+    if (!ok || i < min || i > max) {
+        snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)min,
+                 (long long)max);
+        return wrong(v, key, wanted, err);
+    }
+    *out = i;
+    return Q_OK;
+}
+
+q_status fmt_json_int(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
+                      q_err *err)
+{
+    if (!member(o, key))
+        return q_fail(err, Q_ECONFIG, "'%s' is missing", key);
+    return fmt_json_int_opt(o, key, min, max, out, err);
+}
+
+q_status fmt_json_real_opt(const fmt_json *o, const char *key, double min, double max, double *out,
+                           q_err *err)
+{
+    const json_t *v = member(o, key);
+    char wanted[80];
+    double d;
+
+    if (!v)
+        return Q_OK;
+    d = json_number_value(v);
+    if (!json_is_number(v) || !isfinite(d) || d < min || d > max) {
+        snprintf(wanted, sizeof wanted, "a number from %g to %g", min, max);
+        return wrong(v, key, wanted, err);
+    }
+    *out = d;
+    return Q_OK;
+}
+
+q_status fmt_json_bool_opt(const fmt_json *o, const char *key, int *out, q_err *err)
+{
+    const json_t *v = member(o, key);
+
+    if (v && !json_is_boolean(v))
+        return wrong(v, key, "true or false", err);
+    if (v)
+        *out = json_is_true(v);
+    return Q_OK;
+}
+
+q_status fmt_json_str_opt(const fmt_json *o, const char *key, const char **out, q_err *err)
+{
+    const json_t *v = member(o, key);
+
+    if (v && !json_is_string(v))
+        return wrong(v, key, "a string", err);
+    if (v)
+        *out = json_string_value(v);
+    return Q_OK;
+}
+
+fmt_json_iter *fmt_json_first(const fmt_json *object)
+{
+    return json_object_iter(in_mut((fmt_json *)(uintptr_t)object));
+}
+
+fmt_json_iter *fmt_json_next(const fmt_json *object, fmt_json_iter *it)
+{
+    return json_object_iter_next(in_mut((fmt_json *)(uintptr_t)object), it);
+}
+
+const char *fmt_json_key(const fmt_json_iter *it)
+{
+    return json_object_iter_key((void *)(uintptr_t)it);
+}
+
+const fmt_json *fmt_json_value(const fmt_json_iter *it)
+{
+    return out_view(json_object_iter_value((void *)(uintptr_t)it));
+}
+
+q_status fmt_json_new(fmt_json **out, q_err *err)
+{
+    json_t *v = json_object();
+
+    if (!v)
+        return q_fail(err, Q_ENOMEM, "JSON: no memory");
+    *out = (fmt_json *)(void *)v;
+    return Q_OK;
+}
+
+/* takes v */
+static q_status put(fmt_json *parent, const char *key, json_t *v, q_err *err)
+{
+    int rc;
+
+    if (!v)
+        return q_fail(err, Q_EFORMAT, "JSON: cannot store the value of '%s'", key ? key : "[]");
+    rc = key ? json_object_set_new(in_mut(parent), key, v) : json_array_append_new(in_mut(parent), v);
+    return rc == 0 ? Q_OK : q_fail(err, Q_ENOMEM, "JSON: no memory for '%s'", key ? key : "[]");
+}
+
+q_status fmt_json_put_int(fmt_json *parent, const char *key, int64_t v, q_err *err)
+{
+    return put(parent, key, json_integer(v), err);
+}
+
+q_status fmt_json_put_real(fmt_json *parent, const char *key, double v, q_err *err)
+{
+    return put(parent, key, json_real(v), err);
+}
+
+q_status fmt_json_put_str(fmt_json *parent, const char *key, const char *v, q_err *err)
+{
+    return put(parent, key, json_string(v), err);
+}
+
+q_status fmt_json_put_bool(fmt_json *parent, const char *key, int v, q_err *err)
+{
+    return put(parent, key, json_boolean(v), err);
+}
+
+q_status fmt_json_put_obj(fmt_json **out, fmt_json *parent, const char *key, q_err *err)
+{
+    json_t *v = json_object();
+    q_status st = put(parent, key, v, err);
+
+    if (st == Q_OK)
+        *out = (fmt_json *)(void *)v;
+    return st;
+}
+
+q_status fmt_json_put_arr(fmt_json **out, fmt_json *parent, const char *key, q_err *err)
+{
+    json_t *v = json_array();
+    q_status st = put(parent, key, v, err);
+
+    if (st == Q_OK)
+        *out = (fmt_json *)(void *)v;
+    return st;
+}
+
+q_status fmt_json_print(q_buf *out, const fmt_json *doc, int indent, q_err *err)
+{
+    q_status st;
+    char *text = json_dumps(in(doc), JSON_ENCODE_ANY | (indent ? JSON_INDENT((size_t)indent) : 0));
+
+    if (!text)
+        return q_fail(err, Q_ENOMEM, "JSON: no memory");
+    q_buf_clear(out);
+    st = q_buf_puts(out, text, err);
+    q_free(text);
+    return st;
+}
