@@ -119,20 +119,28 @@ float *t_npy_f32(const char *path, int64_t *shape, int ndim)
     return v;
 }
 
+/* 0 passed, 1 failed, 2 skipped: what t_fail and t_skip jump back with */
+static int run_one(void (*fn)(void))
+{
+    const int how = setjmp(back);
+
+    if (how == 0)
+        fn();
+    return how;
+}
+
 int t_main(int argc, char **argv, const t_case *cases)
 {
     int n = 0, failed = 0;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (const t_case *c = cases; c->name; c++) {
-        volatile int how;
+        int how;
 
         if (argc > 1 && strcmp(argv[1], c->name) != 0)
             continue;
         n++;
-        how = setjmp(back);
-        if (how == 0)
-            c->fn();
+        how = run_one(c->fn);
         if (how == 0)
             printf("ok %d - %s\n", n, c->name);
         else if (how == 2)

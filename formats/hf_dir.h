@@ -1,0 +1,41 @@
+/* A Hugging Face checkpoint directory: its tensors, wherever the shards keep them.
+ *
+ *     fmt_hf *hf = NULL;
+ *     Q_TRY(fmt_hf_open(&hf, dir, err));
+ *     size_t i = fmt_hf_find(hf, "transformer.wte.weight");
+ *     Q_TRY(fmt_hf_read(hf, i, from, n, buf, err));
+ *
+ * Takes model.safetensors, or model.safetensors.index.json with its shards.  Checked at open: each
+ * shard name is a plain file name, every tensor of the index is in the shard it names, no tensor is
+ * in two shards, no shard is missing or cut short.  Nothing of the tensor data is read.
+ * Threads: fmt_hf_read may be called from several threads. */
+#ifndef FMT_HF_DIR_H
+#define FMT_HF_DIR_H
+
+#include "formats/safetensors.h"
+
+typedef struct fmt_hf fmt_hf;
+
+#define FMT_NONE ((size_t)-1)
+
+q_status fmt_hf_open(fmt_hf **out, const char *dir, q_err *err);
+void fmt_hf_close(fmt_hf *hf);
+size_t fmt_hf_count(const fmt_hf *hf);
+const fmt_tensor *fmt_hf_tensor(const fmt_hf *hf, size_t i);        /* sorted by name */
+const char *fmt_hf_shard_path(const fmt_hf *hf, size_t i);          /* file that holds tensor i */
+size_t fmt_hf_find(const fmt_hf *hf, const char *name);             /* FMT_NONE: absent */
+q_status fmt_hf_read(const fmt_hf *hf, size_t i, uint64_t from, size_t n, void *dst, q_err *err);
+
+/* Sharded writer: model-0000i-of-0000N.safetensors and the index, or one model.safetensors when
+ * everything fits into max_shard bytes.  Declare all, then write all, then commit. */
+typedef struct fmt_hf_writer fmt_hf_writer;
+
+q_status fmt_hf_create(fmt_hf_writer **out, const char *dir, uint64_t max_shard, int force,
+                       q_err *err);
+q_status fmt_hf_declare(fmt_hf_writer *w, const char *name, fmt_dtype dtype, int ndim,
+                        const int64_t *shape, q_err *err);
+q_status fmt_hf_write(fmt_hf_writer *w, const void *p, size_t n, q_err *err);
+q_status fmt_hf_commit(fmt_hf_writer *w, q_err *err);
+void fmt_hf_writer_close(fmt_hf_writer *w);
+
+#endif
