@@ -1,5 +1,5 @@
-/* Families: how checkpoints of one architecture name their sizes and tensors; and the description of
- * one model that results.
+/* Families: how checkpoints of one architecture name their sizes and tensors; and the description
+ * of one model that results.
  *
  *     fmt_model m;
  *     Q_TRY(fmt_model_parse(&m, config_json, "config.json", err));
@@ -22,14 +22,14 @@ typedef struct fmt_family fmt_family;
 typedef struct fmt_model {
     const fmt_family *family;
     int64_t hid, layers, n_head, n_kv, hd, ffn, vocab;
-    int64_t train_ctx;   /* seq_length: dynamic NTK and logn start above it */
-    int64_t max_ctx;     /* longest sequence the configuration allows */
-    double eps;          /* of every RMSNorm */
+    int64_t train_ctx; /* seq_length: dynamic NTK and logn start above it */
+    int64_t max_ctx;   /* longest sequence the configuration allows */
+    double eps;        /* of every RMSNorm */
     double rope_base;
-    int64_t rot;         /* rotated elements of a head; pair i is (i*step, i*step + gap) */
+    int64_t rot; /* rotated elements of a head; pair i is (i*step, i*step + gap) */
     int64_t rope_step, rope_gap;
     int dyn_ntk, logn, tied;
-    fmt_dtype dtype;     /* torch_dtype of the configuration, informative */
+    fmt_dtype dtype; /* torch_dtype of the configuration, informative */
 } fmt_model;
 
 /* Fields that a key of config.json can set. */
@@ -54,9 +54,9 @@ typedef enum fmt_field {
 typedef struct fmt_key {
     fmt_field field;
     const char *key;
-    double dflt;    /* used when the key is absent and `optional` */
-    int optional;   /* 0: absent is an error; 1: dflt; 2: derived from the other sizes */
-    int div;        /* value is divided by it (0: 1); must divide evenly */
+    double dflt;  /* used when the key is absent and `optional` */
+    int optional; /* 0: absent is an error; 1: dflt; 2: derived from the other sizes */
+    int div;      /* value is divided by it (0: 1); must divide evenly */
 } fmt_key;
 
 typedef enum fmt_rope { FMT_ROPE_HALVES } fmt_rope;
@@ -67,24 +67,25 @@ typedef enum fmt_rope { FMT_ROPE_HALVES } fmt_rope;
 
 typedef struct fmt_name_row {
     fmt_role role;
-    const char *tensor[FMT_MAX_PIECES]; /* '#' is the layer; one name: it holds all pieces stacked */
-    int bias;                           /* the family has tensor + ".bias" as well */
+    const char
+        *tensor[FMT_MAX_PIECES]; /* '#' is the layer; one name: it holds all pieces stacked */
+    int bias;                    /* the family has tensor + ".bias" as well */
 } fmt_name_row;
 
 /* A config value that changes the mathematics in a way the runtime does not know. */
 typedef struct fmt_refusal {
     const char *key;
-    const char *only;   /* JSON text that is accepted besides absent and null */
+    const char *only; /* JSON text that is accepted besides absent and null */
     const char *why;
 } fmt_refusal;
 
 struct fmt_family {
-    const char *model_type;   /* config.json */
-    const char *ft_section;   /* section of config.ini */
+    const char *model_type; /* config.json */
+    const char *ft_section; /* section of config.ini */
     fmt_key keys[FMT_MAX_KEYS];
     fmt_rope rope;
-    fmt_name_row names[FMT_MAX_NAMES];     /* ends with tensor[0] == NULL */
-    const char *ignore[FMT_MAX_IGNORE];    /* tensors that carry nothing; '#' is any number */
+    fmt_name_row names[FMT_MAX_NAMES];  /* ends with tensor[0] == NULL */
+    const char *ignore[FMT_MAX_IGNORE]; /* tensors that carry nothing; '#' is any number */
     fmt_refusal refuse[8];
 };
 

@@ -48,7 +48,8 @@ q_status fmt_json_read(fmt_json **out, const char *path, size_t max, q_err *err)
 
 void fmt_json_free(fmt_json *doc)
 {
-    json_decref(in_mut(doc));
+    if (doc)
+        json_decref(in_mut(doc));
 }
 
 fmt_json_type fmt_json_kind(const fmt_json *v)
@@ -111,34 +112,39 @@ static q_status wrong(const json_t *v, const char *key, const char *wanted, q_er
     return Q_ECONFIG;
 }
 
-q_status fmt_json_int_opt(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
-                          q_err *err)
+int fmt_json_as_int(const fmt_json *value, int64_t min, int64_t max, int64_t *out)
 {
-    const json_t *v = member(o, key);
-    char wanted[80];
-    int64_t i = 0;
-    int ok = 0;
+    const json_t *v = in(value);
+    int64_t i;
 
-    if (!v)
-        return Q_OK;
     if (json_is_integer(v)) {
         i = json_integer_value(v);
-        ok = 1;
     } else if (json_is_real(v)) {
         const double d = json_real_value(v);
 
-        if (d == floor(d) && fabs(d) < 0x1p53) {
-            i = (int64_t)d;
-            ok = 1;
-        }
+        if (d != floor(d) || fabs(d) >= 0x1p53)
+            return 0;
+        i = (int64_t)d;
+    } else {
+        return 0;
     }
-    if (!ok || i < min || i > max) {
-        snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)min,
-                 (long long)max);
-        return wrong(v, key, wanted, err);
-    }
+    if (i < min || i > max)
+        return 0;
     *out = i;
-    return Q_OK;
+    return 1;
+}
+
+q_status fmt_json_int_opt(const fmt_json *o, const char *key, int64_t min, int64_t max,
+                          int64_t *out, q_err *err)
+{
+    const json_t *v = member(o, key);
+    char wanted[80];
+
+    if (!v || fmt_json_as_int(out_view(v), min, max, out))
+        return Q_OK;
+    snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)min,
+             (long long)max);
+    return wrong(v, key, wanted, err);
 }
 
 q_status fmt_json_int(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
@@ -226,7 +232,8 @@ static q_status put(fmt_json *parent, const char *key, json_t *v, q_err *err)
 
     if (!v)
         return q_fail(err, Q_EFORMAT, "JSON: cannot store the value of '%s'", key ? key : "[]");
-    rc = key ? json_object_set_new(in_mut(parent), key, v) : json_array_append_new(in_mut(parent), v);
+    rc = key ? json_object_set_new(in_mut(parent), key, v)
+             : json_array_append_new(in_mut(parent), v);
     return rc == 0 ? Q_OK : q_fail(err, Q_ENOMEM, "JSON: no memory for '%s'", key ? key : "[]");
 }
 
@@ -243,6 +250,11 @@ q_status fmt_json_put_real(fmt_json *parent, const char *key, double v, q_err *e
 q_status fmt_json_put_str(fmt_json *parent, const char *key, const char *v, q_err *err)
 {
     return put(parent, key, json_string(v), err);
+}
+
+q_status fmt_json_put_null(fmt_json *parent, const char *key, q_err *err)
+{
+    return put(parent, key, json_null(), err);
 }
 
 q_status fmt_json_put_bool(fmt_json *parent, const char *key, int v, q_err *err)

@@ -40,18 +40,23 @@ typedef enum fmt_json_type {
 } fmt_json_type;
 
 fmt_json_type fmt_json_kind(const fmt_json *v);
-const fmt_json *fmt_json_get(const fmt_json *object, const char *key); /* NULL: no such key, or no object */
-size_t fmt_json_size(const fmt_json *array_or_object);                  /* 0 for other kinds */
-const fmt_json *fmt_json_at(const fmt_json *array, size_t i);           /* NULL outside */
-const char *fmt_json_text(const fmt_json *string); /* NUL-terminated UTF-8; NULL when not a string */
+const fmt_json *fmt_json_get(const fmt_json *object,
+                             const char *key);                /* NULL: no such key, or no object */
+size_t fmt_json_size(const fmt_json *array_or_object);        /* 0 for other kinds */
+const fmt_json *fmt_json_at(const fmt_json *array, size_t i); /* NULL outside */
+const char *fmt_json_text(
+    const fmt_json *string); /* NUL-terminated UTF-8; NULL when not a string */
+/* 1 and *out when v is a number with an integral value (1e6 and 1.0 too) in [min, max]; NULL v: 0
+ */
+int fmt_json_as_int(const fmt_json *v, int64_t min, int64_t max, int64_t *out);
 
 /* Values of object members by key.  Wrong kind or range: Q_ECONFIG naming key and value.  The `opt`
  * forms leave *out as it is when the key is absent or null; the others fail with Q_ECONFIG.
  * A number with an integral value in real form (1e6, 1.0) is accepted as an int. */
 q_status fmt_json_int(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
                       q_err *err);
-q_status fmt_json_int_opt(const fmt_json *o, const char *key, int64_t min, int64_t max, int64_t *out,
-                          q_err *err);
+q_status fmt_json_int_opt(const fmt_json *o, const char *key, int64_t min, int64_t max,
+                          int64_t *out, q_err *err);
 q_status fmt_json_real_opt(const fmt_json *o, const char *key, double min, double max, double *out,
                            q_err *err);
 q_status fmt_json_bool_opt(const fmt_json *o, const char *key, int *out, q_err *err);
@@ -70,11 +75,12 @@ q_status fmt_json_new(fmt_json **out, q_err *err); /* an empty object, owned */
 q_status fmt_json_put_int(fmt_json *parent, const char *key, int64_t v, q_err *err);
 q_status fmt_json_put_real(fmt_json *parent, const char *key, double v, q_err *err);
 q_status fmt_json_put_str(fmt_json *parent, const char *key, const char *v, q_err *err);
+q_status fmt_json_put_null(fmt_json *parent, const char *key, q_err *err);
 q_status fmt_json_put_bool(fmt_json *parent, const char *key, int v, q_err *err);
 q_status fmt_json_put_obj(fmt_json **out, fmt_json *parent, const char *key, q_err *err);
 q_status fmt_json_put_arr(fmt_json **out, fmt_json *parent, const char *key, q_err *err);
-/* Text of a document: indent 0 gives one line; keys stay in insertion order; reals use the shortest
- * digits that read back equal.  *out is replaced. */
+/* Text of a document: indent 0 gives one line; keys stay in insertion order; reals have
+ * 17 digits.  *out is replaced. */
 q_status fmt_json_print(q_buf *out, const fmt_json *doc, int indent, q_err *err);
 
 #endif

@@ -3,9 +3,9 @@
  *     const fmt_role_row *r = fmt_role_get(FMT_FFN_GATE_UP);
  *     int64_t N = fmt_role_rows(r, model), K = fmt_dim_size(r->cols, model);
  *
- * Files hold pieces under their own names; memory holds the stacked role, [N, K] with the pieces one
- * below the other.  Stacking is along N, everything grouped runs along K, so it is exact for every
- * number format.  Threads: constant tables. */
+ * Files hold pieces under their own names; memory holds the stacked role, [N, K] with the pieces
+ * one below the other.  Stacking is along N, everything grouped runs along K, so it is exact for
+ * every number format.  Threads: constant tables. */
 #ifndef FMT_ROLES_H
 #define FMT_ROLES_H
 
@@ -50,9 +50,9 @@ typedef struct fmt_role_row {
         fmt_dim rows;
     } piece[FMT_MAX_PIECES];
     int n_pieces;
-    fmt_dim cols;   /* FMT_D_ONE: a vector */
-    int per_layer;  /* 0: once in the model */
-    int quant;      /* 1: a linear that the schemes quantize */
+    fmt_dim cols;  /* FMT_D_ONE: a vector */
+    int per_layer; /* 0: once in the model */
+    int quant;     /* 1: a linear that the schemes quantize */
     fmt_split split;
 } fmt_role_row;
 
@@ -60,6 +60,7 @@ struct fmt_model;
 
 const fmt_role_row *fmt_role_get(fmt_role role);
 int64_t fmt_dim_size(fmt_dim d, const struct fmt_model *m);
-int64_t fmt_role_rows(const fmt_role_row *r, const struct fmt_model *m); /* N: sum over the pieces */
+int64_t fmt_role_rows(const fmt_role_row *r,
+                      const struct fmt_model *m); /* N: sum over the pieces */
 
 #endif

@@ -12,8 +12,9 @@
  *         return q_cli_exit(&o.cli, st, &err);
  *     }
  *
- * argp of the program lists q_cli_children as its children.  Its parser calls q_cli_init_child(state,
- * &o->cli) on ARGP_KEY_INIT, and reports a bad value with q_cli_bad, so that --help, --usage,
+ * argp of the program lists q_cli_children as its children.  Its parser calls
+ * q_cli_init_child(state, &o->cli) on ARGP_KEY_INIT, and reports a bad value with q_cli_bad, so
+ * that --help, --usage,
  * --version and exit code 64 behave the same everywhere.
  *
  * Only programs include this file.  Not thread-safe: used by main before and after the work. */
@@ -27,11 +28,11 @@
 #include "formats/base/q_log.h"
 
 typedef struct q_cli {
-    int json;      /* --json: one object on stdout and nothing else */
-    int threads;   /* --threads, 0: one per core */
-    uint64_t seed; /* --seed, default 0 */
+    int json;                     /* --json: one object on stdout and nothing else */
+    int threads;                  /* --threads, 0: one per core */
+    uint64_t seed;                /* --seed, default 0 */
     int quiet, verbose, progress; /* progress: -1 by terminal, 0, 1 */
-    q_log log;     /* ready after q_cli_parse */
+    q_log log;                    /* ready after q_cli_parse */
 } q_cli;
 
 extern const struct argp_child q_cli_children[]; /* --json --threads --seed -q -v --progress ... */
@@ -49,7 +50,8 @@ int64_t q_cli_int(const struct argp_state *state, const char *option, const char
                   int64_t max);
 double q_cli_real(const struct argp_state *state, const char *option, const char *text, double min,
                   double max);
-uint64_t q_cli_size(const struct argp_state *state, const char *option, const char *text); /* 2GiB */
+uint64_t q_cli_size(const struct argp_state *state, const char *option,
+                    const char *text); /* 2GiB */
 void q_cli_bad(const struct argp_state *state, const char *option, const char *text,
                const char *wanted);
 

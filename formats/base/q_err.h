@@ -71,7 +71,7 @@ q_status q_fail(q_err *err, q_status code, const char *fmt, ...) Q_PRINTF(3, 4);
  * Q_EPERM, ENOMEM -> Q_ENOMEM, others -> dflt) and strerror is appended. */
 q_status q_fail_errno(q_err *err, q_status dflt, int errnum, const char *fmt, ...) Q_PRINTF(4, 5);
 
-int q_exit_code(q_status st);          /* sysexits value of a status */
+int q_exit_code(q_status st);           /* sysexits value of a status */
 const char *q_status_name(q_status st); /* "Q_EFORMAT" */
 const char *q_status_text(q_status st); /* "bad data" */
 

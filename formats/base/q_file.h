@@ -31,8 +31,8 @@ q_status q_file_open(q_file **out, const char *path, q_err *err);
  * only when their target stays inside a Hugging Face cache layout (../../blobs/<hex>). */
 q_status q_file_open_in(q_file **out, const char *dir, const char *name, q_err *err);
 void q_file_close(q_file *f);
-uint64_t q_file_bytes(const q_file *f);     /* size when opened */
-const char *q_file_path(const q_file *f);   /* as given; valid until close */
+uint64_t q_file_bytes(const q_file *f);   /* size when opened */
+const char *q_file_path(const q_file *f); /* as given; valid until close */
 /* Exactly n bytes at offset; a range outside the file is Q_EFORMAT, a failed read Q_EIO. */
 q_status q_file_pread(const q_file *f, void *dst, size_t n, uint64_t offset, q_err *err);
 /* Whole file into *out (NUL appended, not counted).  max: refused with Q_EFORMAT when larger. */
@@ -43,13 +43,15 @@ q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err);
 q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err);
 q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err *err);
-q_status q_out_commit(q_out *o, q_err *err); /* after it the file is there, and only close is allowed */
+q_status q_out_commit(q_out *o,
+                      q_err *err); /* after it the file is there, and only close is allowed */
 void q_out_close(q_out *o);
-q_status q_out_whole(const char *path, int force, const void *p, size_t n, q_err *err); /* all four */
+q_status q_out_whole(const char *path, int force, const void *p, size_t n,
+                     q_err *err); /* all four */
 
-q_status q_dir_make(const char *path, q_err *err);          /* with parents; existing is fine */
-q_status q_dir_sync(const char *path, q_err *err);          /* fsync of a directory */
-q_status q_dir_remove(const char *path, q_err *err);        /* with contents; absent is fine */
+q_status q_dir_make(const char *path, q_err *err);   /* with parents; existing is fine */
+q_status q_dir_sync(const char *path, q_err *err);   /* fsync of a directory */
+q_status q_dir_remove(const char *path, q_err *err); /* with contents; absent is fine */
 q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err); /* nearest existing parent */
 int q_path_exists(const char *path);
 int q_path_is_dir(const char *path);

@@ -18,7 +18,7 @@
 
 typedef struct q_sha256 {
     uint32_t s[8];
-    uint64_t n;       /* bytes so far */
+    uint64_t n; /* bytes so far */
     uint8_t block[64];
 } q_sha256;
 

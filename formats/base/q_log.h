@@ -8,8 +8,9 @@
  *
  * A NULL q_log is silent, so libraries pass on what they were given.  A program makes one with
  * q_cli; everything goes to stderr.  On a terminal progress is one line redrawn at most ten times a
- * second with rate and time left; elsewhere nothing is drawn unless it was asked for, then one plain
- * line every ten seconds.  Threads: q_progress_add and the message functions are thread-safe. */
+ * second with rate and time left; elsewhere nothing is drawn unless it was asked for, then one
+ * plain line every ten seconds.  Threads: q_progress_add and the message functions are thread-safe.
+ */
 #ifndef Q_LOG_H
 #define Q_LOG_H
 
@@ -20,9 +21,9 @@
 typedef enum q_log_level { Q_LOG_ERROR, Q_LOG_WARN, Q_LOG_INFO, Q_LOG_DEBUG } q_log_level;
 
 typedef struct q_log {
-    q_log_level level;  /* messages above it are dropped */
-    int progress;       /* 0 none, 1 plain lines, 2 redrawn line */
-    const char *name;   /* program name in front of each message */
+    q_log_level level; /* messages above it are dropped */
+    int progress;      /* 0 none, 1 plain lines, 2 redrawn line */
+    const char *name;  /* program name in front of each message */
 } q_log;
 
 typedef struct q_progress q_progress;

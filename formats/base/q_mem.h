@@ -25,11 +25,12 @@ extern "C" {
 #define Q_RESTRICT restrict
 #endif
 
-void *q_malloc(size_t bytes);                 /* uninitialised; NULL when out of memory or bytes == 0 */
-void *q_calloc(size_t n, size_t size);        /* zeroed; NULL also when n * size overflows */
-char *q_strdup(const char *s);                /* owned by the caller */
-char *q_strndup(const char *s, size_t n);     /* copies n bytes and adds NUL */
-char *q_format(const char *fmt, ...) Q_PRINTF(1, 2); /* owned by the caller; NULL when out of memory */
+void *q_malloc(size_t bytes);             /* uninitialised; NULL when out of memory or bytes == 0 */
+void *q_calloc(size_t n, size_t size);    /* zeroed; NULL also when n * size overflows */
+char *q_strdup(const char *s);            /* owned by the caller */
+char *q_strndup(const char *s, size_t n); /* copies n bytes and adds NUL */
+char *q_format(const char *fmt, ...)
+    Q_PRINTF(1, 2); /* owned by the caller; NULL when out of memory */
 void q_free(void *p);
 
 /* 1 and *out = a * b (a + b) when it fits, else 0 and *out is unchanged. */

@@ -1,0 +1,155 @@
+/* config.ini of FT directories. */
+#include "formats/ft_dir.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "formats/base/q_file.h"
+#include "formats/family.h"
+#include "formats/ini.h"
+
+#define INI_MAX ((size_t)4 << 20)
+
+/* The section of a family we know. */
+static const fmt_json *family_section(const fmt_json *doc, const char **name)
+{
+    for (const fmt_family *f = fmt_families; f->model_type; f++) {
+        const fmt_json *s = fmt_json_get(doc, f->ft_section);
+
+        if (s) {
+            *name = f->ft_section;
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static q_status parse(fmt_ft_config *c, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_json *ours = fmt_json_get(c->doc, "qwenkit");
+    const char *store = "float16", *section = "";
+    int64_t ranks = 0, version = FMT_FT_VERSION;
+
+    c->config = family_section(c->doc, &section);
+    if (!c->config)
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s: no section of a known family, such as [qwen]", path);
+    if (ours) {
+        Q_TRY(fmt_json_int(ours, "format_version", 1, INT32_MAX, &version, err));
+        if (version > FMT_FT_VERSION)
+            Q_FAIL(err, Q_EUNSUPPORTED,
+                   "%s: format version %lld, this program reads up to %d: use a "
+                   "newer one",
+                   path, (long long)version, FMT_FT_VERSION);
+    }
+    Q_TRY(fmt_json_int(c->config, "tensor_parallelism", 1, 64, &ranks, err));
+    Q_TRY(fmt_json_str_opt(c->config, "storage_dtype", &store, err));
+    if (!fmt_dtype_from_name(store, &c->store) || !fmt_dtype_is_float(c->store))
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s: storage_dtype '%s', wanted float16, bfloat16 or float32",
+               path, store);
+    c->ranks = (int)ranks;
+out:
+    return st;
+}
+
+q_status fmt_ft_config_read(fmt_ft_config *c, const char *dir, q_err *err)
+{
+    q_status st = Q_OK;
+    q_err inner = { 0 };
+    q_buf text = { 0 };
+    char *path = q_path_join(dir, "config.ini");
+
+    memset(c, 0, sizeof *c);
+    if (!path)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
+    Q_TRY(q_file_slurp(&text, path, INI_MAX, err));
+    Q_TRY(fmt_ini_parse(&c->doc, text.data, text.size, path, err));
+    st = parse(c, path, &inner);
+    if (st != Q_OK) /* messages of key readers lack the file */
+        Q_FAIL(err, st, "%s%s%s", strstr(inner.msg, path) ? "" : path,
+               strstr(inner.msg, path) ? "" : ": ", inner.msg);
+out:
+    q_buf_free(&text);
+    q_free(path);
+    if (st != Q_OK)
+        fmt_ft_config_free(c);
+    return st;
+}
+
+void fmt_ft_config_free(fmt_ft_config *c)
+{
+    fmt_json_free(c->doc);
+    memset(c, 0, sizeof *c);
+}
+
+/* Options of the reference's converter, in its order; absent ones as it would print them. */
+static q_status put_options(q_buf *out, int ranks, fmt_dtype store, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *const type = fmt_dtype_name(store);
+
+    Q_TRY(fmt_ini_put_str(out, "out_dir", ".", err));
+    Q_TRY(fmt_ini_put_str(out, "in_file", ".", err));
+    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", ranks, err));
+    Q_TRY(fmt_ini_put_int(out, "processes", 1, err));
+    Q_TRY(fmt_ini_put_str(out, "calibrate_kv_cache", "False", err));
+    Q_TRY(fmt_ini_put_str(out, "smoothquant", "None", err));
+    Q_TRY(fmt_ini_put_str(out, "model", "qwen", err));
+    Q_TRY(fmt_ini_put_str(out, "storage_type", type, err));
+    Q_TRY(fmt_ini_put_str(out, "dataset_cache_dir", "None", err));
+out:
+    return st;
+}
+
+/* keys that put_options and the end of the section write themselves */
+static int is_reserved(const char *key)
+{
+    static const char *const reserved[] = { "out_dir",
+                                            "in_file",
+                                            "tensor_parallelism",
+                                            "processes",
+                                            "calibrate_kv_cache",
+                                            "smoothquant",
+                                            "model",
+                                            "storage_type",
+                                            "dataset_cache_dir",
+                                            "storage_dtype",
+                                            "multi_query_mode" };
+
+    for (size_t i = 0; i < sizeof reserved / sizeof reserved[0]; i++)
+        if (strcmp(key, reserved[i]) == 0)
+            return 1;
+    return 0;
+}
+
+q_status fmt_ft_config_text(q_buf *out, const fmt_json *config, const char *section, int ranks,
+                            fmt_dtype store, q_err *err)
+{
+    q_status st = Q_OK;
+    char key[128];
+
+    q_buf_clear(out);
+    Q_TRY(fmt_ini_section(out, section, err));
+    Q_TRY(put_options(out, ranks, store, err));
+    for (fmt_json_iter *it = fmt_json_first(config); it; it = fmt_json_next(config, it)) {
+        const size_t n = strlen(fmt_json_key(it));
+
+        if (n >= sizeof key)
+            Q_FAIL(err, Q_EFORMAT, "config.json: key '%.40s...' is too long", fmt_json_key(it));
+        for (size_t i = 0; i <= n; i++)
+            key[i] = (char)tolower((unsigned char)fmt_json_key(it)[i]);
+        if (strpbrk(key, "=:\n\r[]#;") || key[0] == '\0' || strchr(" \t", key[0]))
+            Q_FAIL(err, Q_EFORMAT, "config.json: key '%.40s' cannot stand in config.ini", key);
+        if (!is_reserved(key))
+            Q_TRY(fmt_ini_put(out, key, fmt_json_value(it), err));
+    }
+    Q_TRY(fmt_ini_put_str(out, "storage_dtype", fmt_dtype_name(store), err));
+    Q_TRY(fmt_ini_put_str(out, "multi_query_mode", "False", err));
+    Q_TRY(fmt_ini_section(out, "qwenkit", err));
+    Q_TRY(fmt_ini_put_int(out, "format_version", FMT_FT_VERSION, err));
+    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", ranks, err));
+    Q_TRY(fmt_ini_put_str(out, "store", fmt_dtype_name(store), err));
+out:
+    return st;
+}

@@ -1,0 +1,351 @@
+/* The model source: container by content, then reading by boxes over segments.
+ *
+ * Rows of a box that are whole rows of the stored array are read in one piece.  A transposed box is
+ * read in strips of stored rows and turned in blocks of 32 x 32 elements, so that both sides stay
+ * in the cache. */
+#include "formats/source.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/q_file.h"
+#include "formats/source_impl.h"
+
+#define STRIP_BYTES ((size_t)4 << 20)
+
+fmt_slot *fmt_src_slot(const fmt_src *s, fmt_ref ref)
+{
+    const int per_layer = fmt_role_get(ref.role)->per_layer;
+
+    assert(ref.layer >= 0 && ref.layer < (per_layer ? s->model.layers : 1));
+    return &s->slot[(ref.layer * FMT_ROLES + (int64_t)ref.role) * FMT_PARTS + (int64_t)ref.part];
+}
+
+q_status fmt_src_alloc(fmt_src *s, q_err *err)
+{
+    s->slot = q_calloc((size_t)s->model.layers * FMT_ROLES * FMT_PARTS, sizeof *s->slot);
+    return s->slot ? Q_OK : q_fail(err, Q_ENOMEM, "%s: no memory for the tensor table", s->dir);
+}
+
+q_status fmt_src_add_seg(fmt_src *s, fmt_slot *slot, const fmt_seg *seg, q_err *err)
+{
+    if (s->n_seg == s->cap_seg) {
+        const size_t cap = s->cap_seg ? 2 * s->cap_seg : 256;
+        fmt_seg *v = q_calloc(cap, sizeof *v);
+
+        if (!v)
+            return q_fail(err, Q_ENOMEM, "%s: no memory for %zu segments", s->dir, cap);
+        if (s->n_seg)
+            memcpy(v, s->seg, s->n_seg * sizeof *v);
+        q_free(s->seg);
+        s->seg = v;
+        s->cap_seg = cap;
+    }
+    if (slot->n_seg == 0)
+        slot->seg0 = s->n_seg;
+    assert(slot->seg0 + slot->n_seg == s->n_seg);
+    s->seg[s->n_seg++] = *seg;
+    slot->n_seg++;
+    return Q_OK;
+}
+
+q_status fmt_src_check(const fmt_src *s, q_err *err)
+{
+    for (int r = 0; r < FMT_ROLES; r++) {
+        const fmt_name_row *names = fmt_family_names(s->model.family, (fmt_role)r);
+        const fmt_role_row *role = fmt_role_get((fmt_role)r);
+
+        if (!names)
+            continue;
+        for (int64_t l = 0; l < (role->per_layer ? s->model.layers : 1); l++)
+            for (int p = FMT_WEIGHT; p <= (names->bias ? FMT_BIAS : FMT_WEIGHT); p++) {
+                const fmt_slot *slot = fmt_src_slot(s, (fmt_ref){ (fmt_role)r, l, (fmt_part)p });
+                int64_t covered = 0;
+
+                for (size_t i = 0; i < slot->n_seg; i++) {
+                    const fmt_box b = s->seg[slot->seg0 + i].box;
+
+                    covered += (b.n1 - b.n0) * (b.k1 - b.k0);
+                }
+                if (!slot->present || covered != slot->N * slot->K)
+                    return q_fail(err, Q_EFORMAT, "%s: %s of layer %lld is missing or incomplete",
+                                  s->dir, role->name, (long long)l);
+            }
+    }
+    return Q_OK;
+}
+
+/* The one `<T>-gpu` directory below path, when path itself is no model. */
+static q_status resolve(char **out, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    DIR *d = NULL;
+    struct dirent *e;
+    char *found = NULL;
+
+    if (!q_path_exists(path))
+        Q_FAIL(err, Q_ENOINPUT, "%s: no such model directory", path);
+    if (!(d = opendir(path)))
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: not a directory; a model is a directory with config.json or "
+               "config.ini",
+               path);
+    while ((e = readdir(d))) {
+        const size_t n = strlen(e->d_name);
+
+        if (strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "config.ini") == 0) {
+            q_free(found);
+            found = q_strdup(path);
+            break;
+        }
+        if (n < 5 || strcmp(e->d_name + n - 4, "-gpu") != 0)
+            continue;
+        if (found)
+            Q_FAIL(err, Q_EARG, "%s: holds several models; name one of its *-gpu directories",
+                   path);
+        found = q_path_join(path, e->d_name);
+    }
+    if (!found)
+        Q_FAIL(err, Q_ENOINPUT, "%s: no config.json (Hugging Face) and no config.ini (FT) in it",
+               path);
+    *out = found;
+    found = NULL;
+out:
+    q_free(found);
+    if (d)
+        closedir(d);
+    return st;
+}
+
+q_status fmt_src_open(fmt_src **out, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_src *s = q_calloc(1, sizeof *s);
+    char *ini = NULL;
+
+    if (!s)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    s->ranks = 1;
+    Q_TRY(resolve(&s->dir, path, err));
+    if (!(ini = q_path_join(s->dir, "config.ini")))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    s->kind = q_path_exists(ini) ? "ft" : "hf"; /* an FT directory also carries config.json */
+    Q_TRY(strcmp(s->kind, "ft") == 0 ? fmt_bind_ft(s, err) : fmt_bind_hf(s, err));
+    Q_TRY(fmt_src_check(s, err));
+    *out = s;
+    s = NULL;
+out:
+    q_free(ini);
+    fmt_src_close(s);
+    return st;
+}
+
+void fmt_src_close(fmt_src *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < s->n_ft_file; i++)
+        q_free(s->ft_file[i].name);
+    q_free(s->ft_file);
+    q_free(s->slot);
+    q_free(s->seg);
+    fmt_hf_close(s->hf);
+    fmt_json_free(s->doc);
+    q_free(s->dir);
+    q_free(s);
+}
+
+const fmt_model *fmt_src_model(const fmt_src *s)
+{
+    return &s->model;
+}
+
+const fmt_gen_config *fmt_src_gen(const fmt_src *s)
+{
+    return &s->gen;
+}
+
+const char *fmt_src_dir(const fmt_src *s)
+{
+    return s->dir;
+}
+
+const char *fmt_src_kind(const fmt_src *s)
+{
+    return s->kind;
+}
+
+int fmt_src_ranks(const fmt_src *s)
+{
+    return s->ranks;
+}
+
+const fmt_json *fmt_src_config(const fmt_src *s)
+{
+    return s->config;
+}
+
+int fmt_src_has(const fmt_src *s, fmt_ref ref)
+{
+    return fmt_src_slot(s, ref)->present;
+}
+
+fmt_box fmt_src_shape(const fmt_src *s, fmt_ref ref)
+{
+    const fmt_slot *slot = fmt_src_slot(s, ref);
+
+    return (fmt_box){ 0, slot->N, 0, slot->K };
+}
+
+fmt_dtype fmt_src_dtype(const fmt_src *s, fmt_ref ref)
+{
+    return fmt_src_slot(s, ref)->dtype;
+}
+
+const char *fmt_src_name(const fmt_src *s, fmt_ref ref, int64_t n)
+{
+    const fmt_slot *slot = fmt_src_slot(s, ref);
+
+    for (size_t i = 0; i < slot->n_seg; i++) {
+        const fmt_seg *g = &s->seg[slot->seg0 + i];
+
+        if (n >= g->box.n0 && n < g->box.n1)
+            return s->hf ? fmt_hf_tensor(s->hf, g->store)->name : s->ft_file[g->store].name;
+    }
+    return "?";
+}
+
+uint64_t fmt_src_bytes(const fmt_src *s)
+{
+    return s->bytes;
+}
+
+/* An open FT file, or nothing for HF, whose shards are open all the time: an FT directory can hold
+ * more files than a process may have descriptors. */
+static q_status seg_open(q_file **f, const fmt_src *s, const fmt_seg *g, q_err *err)
+{
+    q_status st = Q_OK;
+
+    if (s->hf)
+        return Q_OK;
+    Q_TRY(q_file_open_in(f, s->dir, s->ft_file[g->store].name, err));
+    if (q_file_bytes(*f) != s->ft_file[g->store].bytes)
+        Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, had %llu when the model was opened",
+               q_file_path(*f), (unsigned long long)q_file_bytes(*f),
+               (unsigned long long)s->ft_file[g->store].bytes);
+out:
+    return st;
+}
+
+static q_status seg_read(const fmt_src *s, const q_file *f, const fmt_seg *g, uint64_t from,
+                         size_t n, void *dst, q_err *err)
+{
+    return s->hf ? fmt_hf_read(s->hf, g->store, from, n, dst, err)
+                 : q_file_pread(f, dst, n, from, err);
+}
+
+/* dst[n][k] = src[k][n] for elements of es bytes; src rows ls apart, dst rows ld apart (elements)
+ */
+#define TURN(type)                                                                                 \
+    for (int64_t nb = 0; nb < N; nb += 32)                                                         \
+        for (int64_t kb = 0; kb < K; kb += 32)                                                     \
+            for (int64_t n = nb; n < (nb + 32 < N ? nb + 32 : N); n++)                             \
+                for (int64_t k = kb; k < (kb + 32 < K ? kb + 32 : K); k++)                         \
+                    ((type *)dst)[n * ld + k] = ((const type *)src)[k * ls + n];
+
+static void turn(void *dst, int64_t ld, const void *src, int64_t ls, int64_t N, int64_t K,
+                 size_t es)
+{
+    switch (es) {
+    case 1:
+        TURN(uint8_t);
+        break;
+    case 2:
+        TURN(uint16_t);
+        break;
+    case 4:
+        TURN(uint32_t);
+        break;
+    default:
+        TURN(uint64_t);
+        break;
+    }
+}
+
+/* b: box inside g->box.  dst: element (n0, k0) of b, rows ld elements apart. */
+static q_status read_plain(const fmt_src *s, const q_file *f, const fmt_seg *g, fmt_box b,
+                           size_t es, char *dst, int64_t ld, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t cols = b.k1 - b.k0, row = g->row0 + (b.n0 - g->box.n0), col = b.k0 - g->box.k0;
+    const uint64_t first = (uint64_t)(row * g->ld + col) * es;
+
+    if (cols == g->ld && cols == ld) {
+        Q_TRY(seg_read(s, f, g, first, (size_t)((b.n1 - b.n0) * cols) * es, dst, err));
+    } else {
+        for (int64_t n = 0; n < b.n1 - b.n0; n++)
+            Q_TRY(seg_read(s, f, g, first + (uint64_t)(n * g->ld) * es, (size_t)cols * es,
+                           dst + (size_t)(n * ld) * es, err));
+    }
+out:
+    return st;
+}
+
+static q_status read_turned(const fmt_src *s, const q_file *f, const fmt_seg *g, fmt_box b,
+                            size_t es, char *dst, int64_t ld, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t N = b.n1 - b.n0, col = g->at + (b.n0 - g->box.n0),
+                  row_bytes = g->ld * (int64_t)es;
+    const int64_t fit = (int64_t)STRIP_BYTES / row_bytes, rows = fit > 0 ? fit : 1;
+    const int64_t strip = rows < b.k1 - b.k0 ? rows : b.k1 - b.k0;
+    char *buf = q_malloc((size_t)(strip * row_bytes));
+
+    if (!buf)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %lld bytes", s->dir,
+               (long long)(strip * row_bytes));
+    for (int64_t k = b.k0; k < b.k1; k += strip) {
+        const int64_t n_k = k + strip < b.k1 ? strip : b.k1 - k;
+
+        Q_TRY(seg_read(s, f, g, (uint64_t)((k - g->box.k0) * row_bytes), (size_t)(n_k * row_bytes),
+                       buf, err));
+        turn(dst + (size_t)(k - b.k0) * es, ld, buf + (size_t)col * es, g->ld, N, n_k, es);
+    }
+out:
+    q_free(buf);
+    return st;
+}
+
+q_status fmt_src_read(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_slot *slot = fmt_src_slot(s, ref);
+    const size_t es = fmt_dtype_bytes(slot->dtype);
+    q_file *f = NULL;
+
+    assert(slot->present && box.n0 >= 0 && box.n0 <= box.n1 && box.n1 <= slot->N && box.k0 >= 0 &&
+           box.k0 <= box.k1 && box.k1 <= slot->K);
+    for (size_t i = 0; i < slot->n_seg; i++) {
+        const fmt_seg *g = &s->seg[slot->seg0 + i];
+        const fmt_box b = { box.n0 > g->box.n0 ? box.n0 : g->box.n0,
+                            box.n1 < g->box.n1 ? box.n1 : g->box.n1,
+                            box.k0 > g->box.k0 ? box.k0 : g->box.k0,
+                            box.k1 < g->box.k1 ? box.k1 : g->box.k1 };
+        const int64_t ld = box.k1 - box.k0;
+        char *at;
+
+        if (b.n0 >= b.n1 || b.k0 >= b.k1)
+            continue;
+        at = (char *)dst + (size_t)((b.n0 - box.n0) * ld + (b.k0 - box.k0)) * es;
+        Q_TRY(seg_open(&f, s, g, err));
+        Q_TRY((g->transposed ? read_turned : read_plain)(s, f, g, b, es, at, ld, err));
+        q_file_close(f);
+        f = NULL;
+    }
+out:
+    q_file_close(f);
+    return st;
+}
