@@ -8,6 +8,9 @@ PREFIX   ?= /usr/local
 CC       ?= gcc
 has       = $(shell echo '\#include <$(1)>' | $(CC) -E -xc - >/dev/null 2>&1 && echo 1)
 pc        = $(shell pkg-config $(1) $(2) 2>/dev/null)
+# one short line per file; V=1 shows the commands
+Q         = $(if $(V),,@)
+say       = $(if $(V),@:,@echo "  $(1)")
 bin       = $B/bin/$(subst _,-,$(notdir $(1:%.c=%)))
 
 DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu
@@ -46,16 +49,19 @@ $B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx51
 
 $B/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC   $@)
+	$Q$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(OBJ)
-	rm -f $@
-	$(AR) rcsD $@ $^
+	$(call say,AR   $@)
+	$Qrm -f $@
+	$Q$(AR) rcsD $@ $^
 
 define prog
 $(call bin,$1): $(1:%.c=$B/%.o) $(LIB)
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_CFLAGS) $$(LDFLAGS) -o $$@ $$< $(LIB) $$(LIBS)
+	$$(call say,LINK $$@)
+	$Q$$(CC) $$(ALL_CFLAGS) $$(LDFLAGS) -o $$@ $$< $(LIB) $$(LIBS)
 endef
 $(foreach p,$(PROGS),$(eval $(call prog,$p)))
 

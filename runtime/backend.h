@@ -7,8 +7,8 @@
  *
  * Backends: "cpu-ref", plain C in float32, the reference of every test; "cpu", the same plus SIMD
  * rows chosen by cpuid.  Activations are f32 on the CPU.  Operations are enqueued on one stream in
- * call order; none allocates and none waits.  Args structs are shared by all backends and filled with
- * designated initialisers.  All pointers in args are backend memory unless "host" is said.
+ * call order; none allocates and none waits.  Args structs are shared by all backends and filled
+ * with designated initialisers.  All pointers in args are backend memory unless "host" is said.
  * Threads: a backend is driven by one thread. */
 #ifndef RT_BACKEND_H
 #define RT_BACKEND_H
@@ -27,39 +27,39 @@ typedef struct rt_backend rt_backend;
 typedef struct rt_weight {
     const qnt_scheme *scheme;
     int64_t N, K;
-    int64_t row_bytes;   /* distance of rows in data, may exceed qnt_row_bytes */
+    int64_t row_bytes; /* distance of rows in data, may exceed qnt_row_bytes */
     void *data;
     float *scale, *bias; /* [N] or NULL */
 } rt_weight;
 
 typedef enum rt_epi {
-    RT_EPI_NONE,     /* y  = x W' + b */
-    RT_EPI_ADD,      /* y += x W' + b */
-    RT_EPI_SILU_MUL  /* y [n_tok, N/2] = silu(g) * u with [g | u] = x W' + b */
+    RT_EPI_NONE,    /* y  = x W' + b */
+    RT_EPI_ADD,     /* y += x W' + b */
+    RT_EPI_SILU_MUL /* y [n_tok, N/2] = silu(g) * u with [g | u] = x W' + b */
 } rt_epi;
 
 typedef enum rt_dir { RT_TO_DEVICE, RT_TO_HOST } rt_dir;
 
 typedef struct rt_embed_args {
     const rt_batch *b;
-    const rt_weight *w;   /* [vocab, hid] */
-    void *y;              /* [n_tok, hid] */
+    const rt_weight *w; /* [vocab, hid] */
+    void *y;            /* [n_tok, hid] */
 } rt_embed_args;
 
 typedef struct rt_rmsnorm_args {
-    const void *x;          /* [*, dim] */
-    const float *w;         /* [dim] */
-    void *y;                /* [n_rows, dim], may be x when rows is NULL */
-    const int32_t *rows;    /* NULL: row i of x; else [n_rows], row rows[i] of x */
+    const void *x;       /* [*, dim] */
+    const float *w;      /* [dim] */
+    void *y;             /* [n_rows, dim], may be x when rows is NULL */
+    const int32_t *rows; /* NULL: row i of x; else [n_rows], row rows[i] of x */
     int64_t n_rows, dim;
-    double eps;             /* y = x / sqrt(mean(x^2) + eps) * w */
+    double eps; /* y = x / sqrt(mean(x^2) + eps) * w */
 } rt_rmsnorm_args;
 
 typedef struct rt_linear_args {
-    const void *x;          /* [n_tok, K] */
+    const void *x; /* [n_tok, K] */
     const rt_weight *w;
-    void *y;                /* [n_tok, N], SILU_MUL: [n_tok, N/2]; not x */
-    void *tmp;              /* [n_tok, N] scratch, needed by SILU_MUL only */
+    void *y;   /* [n_tok, N], SILU_MUL: [n_tok, N/2]; not x */
+    void *tmp; /* [n_tok, N] scratch, needed by SILU_MUL only */
     int64_t n_tok;
     rt_epi epi;
 } rt_linear_args;
@@ -69,8 +69,8 @@ typedef struct rt_linear_args {
 typedef struct rt_qkv_args {
     const rt_batch *b;
     const fmt_model *m;
-    const void *qkv;          /* [n_tok, (n_head + 2 n_kv) hd], bias already added */
-    void *q;                  /* [n_tok, n_head * hd] */
+    const void *qkv; /* [n_tok, (n_head + 2 n_kv) hd], bias already added */
+    void *q;         /* [n_tok, n_head * hd] */
     const rt_kv *kv;
     const float *q_norm, *k_norm; /* [hd] or NULL */
     int layer;
@@ -81,36 +81,37 @@ typedef struct rt_qkv_args {
 typedef struct rt_attn_args {
     const rt_batch *b;
     const fmt_model *m;
-    const void *q;            /* [n_tok, n_head * hd] */
+    const void *q; /* [n_tok, n_head * hd] */
     const rt_kv *kv;
-    void *y;                  /* [n_tok, n_head * hd] */
+    void *y; /* [n_tok, n_head * hd] */
     int layer;
 } rt_attn_args;
 
-/* How one row is sampled.  Order: repetition penalty (each distinct id of hist once: logit < 0 times
- * p, else divided by p), temperature, top-k, top-p (smallest set whose probability reaches top_p,
- * renormalised), draw.  temperature 0 is greedy: the largest logit, the smallest id among equals. */
+/* How one row is sampled.  Order: repetition penalty (each distinct id of hist once: logit < 0
+ * times p, else divided by p), temperature, top-k, top-p (smallest set whose probability reaches
+ * top_p, renormalised), draw.  temperature 0 is greedy: the largest logit, the smallest id among
+ * equals. */
 typedef struct rt_sampling {
-    float temperature;         /* 0: greedy */
-    float top_p;               /* 1: off */
-    float repetition_penalty;  /* 1: off */
-    int32_t top_k;             /* 0: off */
+    float temperature;        /* 0: greedy */
+    float top_p;              /* 1: off */
+    float repetition_penalty; /* 1: off */
+    int32_t top_k;            /* 0: off */
     uint64_t seed;
 } rt_sampling;
 
 typedef struct rt_pick_row {
     rt_sampling s;
-    const int32_t *hist;       /* ids of prompt and reply so far; used when the penalty is on */
+    const int32_t *hist; /* ids of prompt and reply so far; used when the penalty is on */
     int32_t n_hist;
-    uint64_t stream;           /* which sequence: the draw is Philox(seed, stream, pos) */
+    uint64_t stream; /* which sequence: the draw is Philox(seed, stream, pos) */
     uint64_t pos;
 } rt_pick_row;
 
 typedef struct rt_pick_args {
-    float *logits;             /* [n_rows, vocab]; overwritten */
+    float *logits; /* [n_rows, vocab]; overwritten */
     int64_t n_rows, vocab;
-    const rt_pick_row *row;    /* host, [n_rows] */
-    int32_t *out;              /* [n_rows] */
+    const rt_pick_row *row; /* host, [n_rows] */
+    int32_t *out;           /* [n_rows] */
 } rt_pick_args;
 
 typedef struct rt_backend_ops {
@@ -119,7 +120,8 @@ typedef struct rt_backend_ops {
     void (*close)(rt_backend *be);
     q_status (*alloc)(rt_backend *be, size_t bytes, void **out, q_err *err);
     void (*free)(rt_backend *be, void *p);
-    q_status (*copy)(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir, q_err *err);
+    q_status (*copy)(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
+                     q_err *err);
     q_status (*sync)(rt_backend *be, q_err *err);
     /* Takes the arrays of *src (which is left empty) and brings them into the order of the kernels.
      * Also reserves scratch for this shape, so that later steps need not allocate. */
@@ -136,10 +138,11 @@ typedef struct rt_backend_ops {
 struct rt_backend {
     const rt_backend_ops *ops;
     int threads;
-    void *impl;  /* of the backend */
+    void *impl; /* of the backend */
 };
 
-/* name: a row of the table in backend.c.  threads 0: one per core.  Errors: Q_EBACKEND, Q_ENOMEM. */
+/* name: a row of the table in backend.c.  threads 0: one per core.  Errors: Q_EBACKEND, Q_ENOMEM.
+ */
 q_status rt_backend_open(rt_backend **out, const char *name, int threads, q_err *err);
 void rt_backend_close(rt_backend *be);
 

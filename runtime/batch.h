@@ -1,8 +1,9 @@
 /* One call of the decoder: tokens of any number of sequences, ragged, over paged KV.
  *
  * Row t of every activation belongs to token t.  Tokens of one sequence are adjacent, in order of
- * position: sequence i owns rows q_start[i] .. q_start[i + 1] - 1.  Prefill, chunked prefill, one-token
- * decode and mixtures are the same call.  The arrays live in backend memory at fixed addresses.
+ * position: sequence i owns rows q_start[i] .. q_start[i + 1] - 1.  Prefill, chunked prefill,
+ * one-token decode and mixtures are the same call.  The arrays live in backend memory at fixed
+ * addresses.
  *
  * KV pages hold RT_PAGE tokens.  Page p of layer l is at
  *     base + ((l * n_pages + p) * 2 + (0 for K, 1 for V)) * n_kv * RT_PAGE * hd  elements,
@@ -20,26 +21,26 @@
 
 typedef struct rt_batch {
     int n_tok, n_seq;
-    int max_blocks;      /* row length of block */
-    int32_t *tok;        /* [n_tok] token ids */
-    int32_t *pos;        /* [n_tok] absolute position, 0-based */
-    int32_t *seq;        /* [n_tok] row of the per-sequence tables */
-    int32_t *q_start;    /* [n_seq + 1] */
-    int32_t *kv_len;     /* [n_seq] tokens in the cache once this call has stored its own */
-    int32_t *block;      /* [n_seq, max_blocks] page numbers */
-    float *inv_freq;     /* [n_seq, rot / 2] rotary frequencies; dynamic NTK is already inside */
-    float *q_scale;      /* [n_tok] logn factor on the query, 1 when off */
+    int max_blocks;   /* row length of block */
+    int32_t *tok;     /* [n_tok] token ids */
+    int32_t *pos;     /* [n_tok] absolute position, 0-based */
+    int32_t *seq;     /* [n_tok] row of the per-sequence tables */
+    int32_t *q_start; /* [n_seq + 1] */
+    int32_t *kv_len;  /* [n_seq] tokens in the cache once this call has stored its own */
+    int32_t *block;   /* [n_seq, max_blocks] page numbers */
+    float *inv_freq;  /* [n_seq, rot / 2] rotary frequencies; dynamic NTK is already inside */
+    float *q_scale;   /* [n_tok] logn factor on the query, 1 when off */
 } rt_batch;
 
 /* Element format of the KV pages.  One row per format in kv.c. */
 typedef struct rt_kv_format {
-    const char *name;  /* "f32", "f16" */
+    const char *name; /* "f32", "f16" */
     fmt_dtype dtype;
 } rt_kv_format;
 
 typedef struct rt_kv {
     const rt_kv_format *format;
-    void *base;              /* backend memory */
+    void *base; /* backend memory */
     int64_t n_pages, layers, n_kv, hd;
 } rt_kv;
 

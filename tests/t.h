@@ -22,20 +22,24 @@ typedef struct t_case {
     void (*fn)(void);
 } t_case;
 
-#define T(fn) { #fn, fn }
+#define T(fn)                                                                                      \
+    {                                                                                              \
+#fn, fn                                                                                    \
+    }
 
 int t_main(int argc, char **argv, const t_case *cases);
 
 /* 0 when the test must end (they print); the macros below leave the function through longjmp */
 void t_fail(const char *file, int line, const char *fmt, ...) Q_PRINTF(3, 4);
 void t_skip(const char *fmt, ...) Q_PRINTF(1, 2);
-const char *t_shared(const char *path);  /* static buffer per call, four in turn; skips when absent */
-const char *t_tmpdir(void);              /* private directory of this process, removed at the end */
+const char *t_shared(
+    const char *path);      /* static buffer per call, four in turn; skips when absent */
+const char *t_tmpdir(void); /* private directory of this process, removed at the end */
 double t_max_abs_diff(const float *a, const float *b, size_t n);
 /* float32 .npy of ndim dimensions; data is malloc'ed; fails the test on anything else */
 float *t_npy_f32(const char *path, int64_t *shape, int ndim);
 
-#define T_SKIP(...) t_skip(__VA_ARGS__)
+#define T_SKIP(...)    t_skip(__VA_ARGS__)
 #define T_SHARED(path) t_shared(path)
 #define T_TRUE(x)                                                                                  \
     do {                                                                                           \

@@ -8,4 +8,5 @@ TEST_LIBS := -lcmocka $(if $(PCRE2),-lpcre2-8)
 
 $B/tests/%.o: CPPFLAGS += $(if $(PCRE2),-DHAVE_PCRE2)
 $B/tests/%: $B/tests/%.o $B/tests/t.o $(LIB)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $B/tests/t.o $(LIB) $(LIBS) $(TEST_LIBS)
+	$(call say,LINK $@)
+	$Q$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $B/tests/t.o $(LIB) $(LIBS) $(TEST_LIBS)

@@ -57,13 +57,8 @@ static error_t parse_shared(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp shared = { .options = options, .parser = parse_shared };
-const struct argp_child q_cli_children[] = { { &shared, 0, "Common options:", 90 }, { 0 } };
-
-void q_cli_init_child(struct argp_state *state, q_cli *c)
-{
-    state->child_inputs[0] = c;
-}
+const struct argp q_cli_argp = { .options = options, .parser = parse_shared };
+const struct argp_child q_cli_children[] = { { &q_cli_argp, 0, "Common options:", 90 }, { 0 } };
 
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err)

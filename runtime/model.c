@@ -1,0 +1,142 @@
+/* Loading: for each layer and role qnt_load -> prep.  No string is looked up after this. */
+#include "runtime/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "quant/load.h"
+
+/* --weight-only names, as the reference spells them */
+static const struct {
+    const char *option, *scheme;
+} weight_only_rows[] = { { "int8", "w8" }, { "int4", "w4" } };
+
+static q_status find_scheme(const qnt_scheme **out, const char *weight_only, q_err *err)
+{
+    *out = NULL;
+    if (!weight_only)
+        return Q_OK;
+    for (size_t i = 0; i < sizeof weight_only_rows / sizeof weight_only_rows[0]; i++)
+        if (strcmp(weight_only_rows[i].option, weight_only) == 0) {
+            *out = qnt_scheme_find(weight_only_rows[i].scheme);
+            return Q_OK;
+        }
+    return q_fail(err, Q_EARG, "--weight-only '%s': wanted int8 or int4", weight_only);
+}
+
+static q_status load_weight(rt_model *m, rt_weight *w, const fmt_src *src, fmt_role role,
+                            int64_t layer, const qnt_scheme *scheme, q_err *err)
+{
+    q_status st = Q_OK;
+    qnt_tensor t = { 0 };
+
+    Q_TRY(qnt_load(&t, src, role, layer, scheme, err));
+    Q_TRY(m->be->ops->prep(m->be, &t, w, err));
+    if (role != FMT_TOK_EMBD)
+        m->decode_bytes += (uint64_t)w->N * ((uint64_t)w->row_bytes + (w->scale ? 4 : 0));
+out:
+    qnt_tensor_free(&t);
+    return st;
+}
+
+/* *out stays NULL when the family has no such role */
+static q_status load_vector(rt_model *m, float **out, const fmt_src *src, fmt_role role,
+                            int64_t layer, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_ref ref = { role, layer, FMT_WEIGHT };
+    const int64_t n = fmt_role_rows(fmt_role_get(role), &m->desc);
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *host = NULL;
+    void *dev = NULL;
+
+    if (!fmt_src_has(src, ref))
+        return Q_OK;
+    Q_TRY(qnt_load_f32(&host, src, ref, n, err));
+    Q_TRY(m->be->ops->alloc(m->be, bytes, &dev, err));
+    *out = dev;
+    Q_TRY(m->be->ops->copy(m->be, dev, host, bytes, RT_TO_DEVICE, err));
+    m->decode_bytes += bytes;
+out:
+    q_free(host);
+    return st;
+}
+
+static q_status load_layer(rt_model *m, const fmt_src *src, int64_t i, const qnt_scheme *scheme,
+                           q_err *err)
+{
+    q_status st = Q_OK;
+    rt_layer *l = &m->layer[i];
+
+    for (int r = 0; r < FMT_ROLES; r++)
+        if (fmt_role_get((fmt_role)r)->quant)
+            Q_TRY(load_weight(m, &l->w[r], src, (fmt_role)r, i, scheme, err));
+    Q_TRY(load_vector(m, &l->norm1, src, FMT_ATTN_NORM, i, err));
+    Q_TRY(load_vector(m, &l->norm2, src, FMT_FFN_NORM, i, err));
+    Q_TRY(load_vector(m, &l->q_norm, src, FMT_Q_NORM, i, err));
+    Q_TRY(load_vector(m, &l->k_norm, src, FMT_K_NORM, i, err));
+out:
+    return st;
+}
+
+q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const rt_model_opts *o,
+                       q_err *err)
+{
+    q_status st = Q_OK;
+    const qnt_scheme *scheme = NULL;
+    q_progress *progress = NULL;
+    rt_model *m = q_calloc(1, sizeof *m);
+
+    if (!m)
+        Q_FAIL(err, Q_ENOMEM, "no memory for the model");
+    m->be = be;
+    m->desc = *fmt_src_model(src);
+    Q_TRY(find_scheme(&scheme, o->weight_only, err));
+    if (!(m->layer = q_calloc((size_t)m->desc.layers, sizeof *m->layer)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)m->desc.layers);
+    progress = q_progress_open(o->log, "loading", (uint64_t)m->desc.layers, "layers");
+    Q_TRY(load_weight(m, &m->embd, src, FMT_TOK_EMBD, 0, NULL, err));
+    for (int64_t i = 0; i < m->desc.layers; i++) {
+        Q_TRY(load_layer(m, src, i, scheme, err));
+        q_progress_add(progress, 1);
+    }
+    Q_TRY(load_vector(m, &m->out_norm, src, FMT_OUT_NORM, 0, err));
+    if (m->desc.tied) {
+        m->head = m->embd;
+        m->decode_bytes += (uint64_t)(m->head.N * m->head.row_bytes);
+    } else {
+        Q_TRY(load_weight(m, &m->head, src, FMT_LM_HEAD, 0, NULL, err));
+    }
+    snprintf(m->scheme, sizeof m->scheme, "%s", m->layer[0].w[FMT_ATTN_QKV].scheme->name);
+    *out = m;
+    m = NULL;
+out:
+    q_progress_close(progress);
+    rt_model_close(m);
+    return st;
+}
+
+void rt_model_close(rt_model *m)
+{
+    const rt_backend_ops *ops;
+
+    if (!m)
+        return;
+    ops = m->be->ops;
+    for (int64_t i = 0; m->layer && i < m->desc.layers; i++) {
+        rt_layer *l = &m->layer[i];
+
+        for (int r = 0; r < FMT_ROLES; r++)
+            ops->unprep(m->be, &l->w[r]);
+        ops->free(m->be, l->norm1);
+        ops->free(m->be, l->norm2);
+        ops->free(m->be, l->q_norm);
+        ops->free(m->be, l->k_norm);
+    }
+    if (!m->desc.tied)
+        ops->unprep(m->be, &m->head);
+    ops->unprep(m->be, &m->embd);
+    ops->free(m->be, m->out_norm);
+    q_free(m->layer);
+    q_free(m);
+}

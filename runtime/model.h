@@ -1,0 +1,43 @@
+/* A loaded model: every weight on the device, bound once; immutable and shared by engines.
+ *
+ *     rt_model *m = NULL;
+ *     rt_model_opts o = { .weight_only = "int8" };
+ *     Q_TRY(rt_model_open(&m, src, be, &o, err));
+ *     ... out: rt_model_close(m);
+ *
+ * The source may be closed after the open; the backend must outlive the model.
+ * Threads: after open the model is read-only. */
+#ifndef RT_MODEL_H
+#define RT_MODEL_H
+
+#include "formats/base/q_log.h"
+#include "formats/source.h"
+#include "runtime/backend.h"
+
+typedef struct rt_model_opts {
+    const char *weight_only; /* NULL: as stored; "int8", "int4": round to nearest per channel */
+    const q_log *log;        /* progress; may be NULL */
+} rt_model_opts;
+
+typedef struct rt_layer {
+    float *norm1, *norm2;   /* [hid], backend memory */
+    float *q_norm, *k_norm; /* [hd] or NULL */
+    rt_weight w[FMT_ROLES]; /* the quantizable roles */
+} rt_layer;
+
+typedef struct rt_model {
+    fmt_model desc;
+    rt_backend *be;       /* borrowed */
+    rt_layer *layer;      /* [layers] */
+    rt_weight embd, head; /* head may alias embd */
+    float *out_norm;
+    char scheme[32];       /* of the linears: "f16", "w8" */
+    uint64_t decode_bytes; /* weights read by one decode step: linears, norms, head */
+} rt_model;
+
+/* Errors: those of qnt_load; Q_EARG for an unknown weight_only; Q_ENOMEM. */
+q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const rt_model_opts *o,
+                       q_err *err);
+void rt_model_close(rt_model *m);
+
+#endif

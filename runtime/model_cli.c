@@ -1,0 +1,103 @@
+/* Model and sampling options. */
+#include "runtime/model_cli.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "runtime/kv.h"
+
+enum {
+    KEY_WEIGHT_ONLY = 0x500,
+    KEY_KV,
+    KEY_CHAT,
+    KEY_GREEDY,
+    KEY_TEMPERATURE,
+    KEY_TOP_K,
+    KEY_TOP_P,
+    KEY_PENALTY
+};
+
+void rt_session_opts_init(rt_session_opts *o)
+{
+    memset(o, 0, sizeof *o);
+    o->sampling = (rt_sampling_opts){ 0, NAN, NAN, NAN, -1 };
+}
+
+static const struct argp_option model_options[] = {
+    { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
+    { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
+      "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
+    { "kv-cache", KEY_KV, "TYPE", 0, "Element type of the KV cache: f32 (default) or f16", 0 },
+    { "chat-format", KEY_CHAT, "NAME", 0,
+      "chatml or raw (default: generation_config.json, else chatml)", 0 },
+    { 0 },
+};
+
+static error_t parse_model(int key, char *arg, struct argp_state *state)
+{
+    rt_session_opts *o = state->input;
+
+    switch (key) {
+    case 'm':
+        o->path = arg;
+        return 0;
+    case KEY_WEIGHT_ONLY:
+        if (strcmp(arg, "int8") != 0 && strcmp(arg, "int4") != 0)
+            q_cli_bad(state, "--weight-only", arg, "int8 or int4");
+        o->weight_only = arg;
+        return 0;
+    case KEY_KV:
+        if (!rt_kv_format_find(arg))
+            q_cli_bad(state, "--kv-cache", arg, "f32 or f16");
+        o->kv_format = arg;
+        return 0;
+    case KEY_CHAT:
+        o->chat_format = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->path)
+            argp_error(state, "no model given: use -m DIR");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp rt_model_argp = { .options = model_options, .parser = parse_model };
+
+static const struct argp_option sampling_options[] = {
+    { "greedy", KEY_GREEDY, 0, 0, "Always the most likely token", 0 },
+    { "temperature", KEY_TEMPERATURE, "T", 0, "Divide the logits by T; 0 is greedy", 0 },
+    { "top-k", KEY_TOP_K, "K", 0, "Sample among the K most likely tokens; 0: all", 0 },
+    { "top-p", KEY_TOP_P, "P", 0, "Sample among the most likely tokens that make up P", 0 },
+    { "repetition-penalty", KEY_PENALTY, "R", 0, "Weaken tokens that occurred; 1: off", 0 },
+    { 0, 0, 0, 0, "Defaults come from generation_config.json of the model.", 0 },
+    { 0 },
+};
+
+static error_t parse_sampling(int key, char *arg, struct argp_state *state)
+{
+    rt_sampling_opts *o = state->input;
+
+    switch (key) {
+    case KEY_GREEDY:
+        o->greedy = 1;
+        return 0;
+    case KEY_TEMPERATURE:
+        o->temperature = q_cli_real(state, "--temperature", arg, 0, 100);
+        return 0;
+    case KEY_TOP_K:
+        o->top_k = q_cli_int(state, "--top-k", arg, 0, INT32_MAX);
+        return 0;
+    case KEY_TOP_P:
+        o->top_p = q_cli_real(state, "--top-p", arg, 0, 1);
+        return 0;
+    case KEY_PENALTY:
+        o->repetition_penalty = q_cli_real(state, "--repetition-penalty", arg, 0.01, 100);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp rt_sampling_argp = { .options = sampling_options, .parser = parse_sampling };

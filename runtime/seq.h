@@ -1,0 +1,57 @@
+/* Inside of the engine: sequences and their place in it.  Included by engine.c and sched.c only. */
+#ifndef RT_SEQ_H
+#define RT_SEQ_H
+
+#include "runtime/decoder.h"
+#include "runtime/engine.h"
+#include "runtime/kv.h"
+
+struct rt_seq {
+    rt_engine *e;
+    rt_seq *next; /* in the engine's list, order of add */
+    q_ids ids;    /* prompt and sampled; capacity for all of them is there from the start */
+    size_t n_prompt, n_done; /* n_done: tokens whose K and V are stored */
+    size_t limit;            /* n_prompt + max_new */
+    int32_t *page;           /* [n_page], NULL until admitted */
+    int64_t n_page;
+    float *inv_freq; /* [rot / 2] */
+    int32_t *stop;
+    rt_seq_opts o; /* ids and stop are not used: copied above */
+    rt_finish finish;
+    int done; /* nothing left to run */
+    uint64_t stream;
+};
+
+/* What one step runs: rows of the batch by sequence, and the rows whose logits are wanted. */
+typedef struct rt_slice {
+    rt_seq *s;
+    int64_t row0, n; /* rows of the batch */
+    int64_t pos0;    /* position of row0 */
+    int64_t want0;   /* first row with logits for on_logits; row0 + n when none */
+    int sample;      /* 1: the last row is sampled */
+} rt_slice;
+
+struct rt_engine {
+    rt_model *m;
+    rt_engine_opts o;
+    rt_kv_pool pool;
+    rt_work work;
+    rt_batch host, dev; /* the same arrays on both sides */
+    int64_t max_blocks;
+    int32_t *row_host, *row_dev;   /* [max_rows] rows for the head */
+    int32_t *pick_host, *pick_dev; /* [max_rows] sampled ids */
+    rt_pick_row *pick_row;         /* [max_rows] */
+    float *logits_host;            /* [max_rows, vocab] */
+    rt_slice *slice;               /* [max_seqs] */
+    int n_slice;
+    int has_prompt; /* the step holds prompt tokens */
+    rt_seq *first;
+    uint64_t n_added;
+    rt_stats stats;
+};
+
+/* Admits waiting sequences, chooses the slices of the next step and fills e->host.  n_slice 0:
+ * idle. */
+void rt_sched_fill(rt_engine *e);
+
+#endif

@@ -1,0 +1,57 @@
+/* What every program that runs a model opens: source, tokenizer, backend, model, and the defaults
+ * of generation_config.json; and the options by which a user changes them.
+ *
+ *     rt_session_opts so = { .path = "model" };
+ *     rt_session *s = NULL;
+ *     Q_TRY(rt_session_open(&s, &so, &log, err));
+ *     rt_seq_opts o = { .sampling = s->sampling, .stop = s->stop.v, .n_stop = s->stop.n, ... };
+ *     ... out: rt_session_close(s);
+ *
+ * Threads: one. */
+#ifndef RT_SESSION_H
+#define RT_SESSION_H
+
+#include "formats/source.h"
+#include "formats/text/chat.h"
+#include "runtime/engine.h"
+
+/* NAN and -1: not given, the value of generation_config.json holds. */
+typedef struct rt_sampling_opts {
+    int greedy;
+    double temperature, top_p, repetition_penalty;
+    int64_t top_k;
+} rt_sampling_opts;
+
+typedef struct rt_session_opts {
+    const char *path;        /* HF or FT directory */
+    const char *weight_only; /* NULL, "int8", "int4" */
+    const char *kv_format;   /* NULL: "f32" */
+    const char *chat_format; /* NULL: generation_config.json, else chatml */
+    const char *backend;     /* NULL: "cpu" */
+    int threads;
+    uint64_t seed;
+    int no_tokenizer; /* 1: tok stays NULL (a checkpoint without vocabulary can run) */
+    rt_sampling_opts sampling;
+} rt_session_opts;
+
+typedef struct rt_session {
+    fmt_model desc;
+    fmt_gen_config gen;
+    uint64_t disk_bytes; /* of the tensors on disk */
+    const char *kv_format;
+    txt_tok *tok;
+    txt_chat_format chat_format;
+    rt_backend *be;
+    rt_model *model;
+    rt_sampling sampling;
+    q_ids stop; /* stop ids of the chat format and eos_token_id, each once */
+    double load_s;
+} rt_session;
+
+q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log *log, q_err *err);
+void rt_session_close(rt_session *s);
+
+/* An engine for sequences of at most `longest` tokens each, n_seqs at a time. */
+q_status rt_session_engine(rt_engine **out, rt_session *s, int n_seqs, int64_t longest, q_err *err);
+
+#endif
