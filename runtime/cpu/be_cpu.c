@@ -1,0 +1,237 @@
+/* The CPU backend: opening, memory and the preparation of weights.
+ *
+ * Memory is host memory, so copy is memcpy, and every operation has finished when it returns, so
+ * sync has nothing to do.  All scratch is made when the backend opens: one slice per thread, as
+ * large as the hungriest operation needs, whatever the shapes (the kernels work on pieces of fixed
+ * size).  Steps never allocate.
+ *
+ * prep of "cpu-ref" takes the arrays as they are.  With SIMD kernels the codes move into one block
+ * that starts on a huge page, with rows on cache-line boundaries, and w4 is reordered (cpu.h). */
+#include "runtime/cpu/be_cpu.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "formats/base/q_mem.h"
+#include "quant/linalg.h"
+#include "runtime/cpu/cpu.h"
+
+#define HUGE ((size_t)2 << 20)
+/* Blocks of this size and more ask for huge pages: a decode step walks through all weights, and
+ * with 4 KiB pages every one of them costs a page walk. */
+#define HUGE_FROM ((size_t)4 << 20)
+
+/* Freed with free(): aligned_alloc both times, as q_malloc does. */
+static void *block_alloc(size_t bytes)
+{
+    void *p;
+
+    if (bytes < HUGE_FROM)
+        return q_malloc(bytes ? bytes : 1);
+    p = aligned_alloc(HUGE, bytes / CPU_ALIGN * CPU_ALIGN + CPU_ALIGN);
+    if (p)
+        (void)madvise(p, bytes, MADV_HUGEPAGE); /* advice: refused where it is switched off */
+    return p;
+}
+
+static int core_count(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static cpu_isa best_isa(void)
+{
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return CPU_AVX512;
+    /* every processor with AVX2 and FMA has F16C */
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return CPU_AVX2;
+    return CPU_REF;
+}
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static q_status open_isa(rt_backend *be, cpu_isa isa, q_err *err)
+{
+    q_status st = Q_OK;
+    cpu_be *c = NULL;
+
+    if (isa > best_isa())
+        Q_FAIL(err, Q_EBACKEND, "this processor has no AVX2: use backend cpu");
+    if (be->threads == 0)
+        be->threads = core_count();
+    if (be->threads > CPU_MAX_THREADS)
+        be->threads = CPU_MAX_THREADS;
+    if (!(c = q_calloc(1, sizeof *c)))
+        Q_FAIL(err, Q_ENOMEM, "cpu: no memory");
+    c->isa = isa;
+    c->threads = be->threads;
+    c->scratch_bytes =
+        max_size(max_size(cpu_linear_scratch(), cpu_attn_scratch()), cpu_pick_scratch());
+    c->scratch_bytes = (c->scratch_bytes + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
+    if (!(c->scratch = block_alloc(c->scratch_bytes * (size_t)c->threads)))
+        Q_FAIL(err, Q_ENOMEM, "cpu: no memory for the scratch of %d threads", c->threads);
+    qnt_linalg_init();
+    be->impl = c;
+    c = NULL;
+out:
+    q_free(c);
+    return st;
+}
+
+static q_status open_ref(rt_backend *be, q_err *err)
+{
+    return open_isa(be, CPU_REF, err);
+}
+
+static q_status open_avx2(rt_backend *be, q_err *err)
+{
+    return open_isa(be, CPU_AVX2, err);
+}
+
+static q_status open_best(rt_backend *be, q_err *err)
+{
+    return open_isa(be, best_isa(), err);
+}
+
+static void close_cpu(rt_backend *be)
+{
+    cpu_be *c = cpu_of(be);
+
+    free(c->scratch);
+    q_free(c);
+}
+
+static q_status alloc_cpu(rt_backend *be, size_t bytes, void **out, q_err *err)
+{
+    void *p = block_alloc(bytes);
+
+    (void)be;
+    if (!p)
+        return q_fail(err, Q_ENOMEM, "cpu: no memory for %zu bytes", bytes);
+    *out = p;
+    return Q_OK;
+}
+
+static void free_cpu(rt_backend *be, void *p)
+{
+    (void)be;
+    free(p);
+}
+
+static q_status copy_cpu(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
+                         q_err *err)
+{
+    (void)be, (void)dir, (void)err;
+    if (bytes > 0)
+        memcpy(dst, src, bytes);
+    return Q_OK;
+}
+
+static q_status sync_cpu(rt_backend *be, q_err *err)
+{
+    (void)be, (void)err;
+    return Q_OK;
+}
+
+static int is_w4(const qnt_scheme *s)
+{
+    return strcmp(s->name, "w4") == 0;
+}
+
+/* One row into the order of cpu.h.  dst is filled with zero codes (nibbles of 8) before. */
+static void pack_w4_row(uint8_t *dst, const uint8_t *src, int64_t K)
+{
+    for (int64_t k = 0; k < K; k++) {
+        const unsigned code = k % 2 == 0 ? src[k / 2] & 15u : (unsigned)src[k / 2] >> 4;
+        const int64_t in = k % CPU_W4_BLOCK, word = in % 16, nibble = in / 16;
+        uint8_t *p = dst + k / CPU_W4_BLOCK * CPU_W4_BLOCK / 2 + 4 * word + nibble / 2;
+
+        *p = (uint8_t)(nibble % 2 == 0 ? (*p & 0xf0u) | code : (*p & 0x0fu) | code << 4);
+    }
+}
+
+static q_status prep_simd(const cpu_be *c, const qnt_tensor *src, rt_weight *dst, q_err *err)
+{
+    const int w4 = is_w4(src->scheme);
+    const size_t in = qnt_row_bytes(src->scheme, src->K);
+    const size_t K_pad = ((size_t)src->K + CPU_W4_BLOCK - 1) / CPU_W4_BLOCK * CPU_W4_BLOCK;
+    const size_t row = w4 ? K_pad / 2 : (in + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
+    size_t bytes;
+    char *p;
+
+    if (!q_mul_ok((size_t)src->N, row, &bytes))
+        return q_fail(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space",
+                      (long long)src->N, (long long)src->K);
+    if (!(p = block_alloc(bytes)))
+        return q_fail(err, Q_ENOMEM, "cpu: no memory for a weight of %zu bytes", bytes);
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t n = 0; n < src->N; n++) {
+        const char *from = (const char *)src->codes + (size_t)n * in;
+        char *to = p + (size_t)n * row;
+
+        if (w4) {
+            memset(to, 0x88, row);
+            pack_w4_row((uint8_t *)to, (const uint8_t *)from, src->K);
+        } else {
+            memcpy(to, from, in);
+            memset(to + in, 0, row - in);
+        }
+    }
+    dst->data = p;
+    dst->row_bytes = (int64_t)row;
+    return Q_OK;
+}
+
+static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
+{
+    q_status st = Q_OK;
+    const cpu_be *c = cpu_of(be);
+    rt_weight w = { .scheme = src->scheme, .N = src->N, .K = src->K };
+
+    if (src->N < 1 || src->K < 1 || src->N > INT32_MAX || src->K > INT32_MAX)
+        Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld]: each side must be 1 .. 2^31 - 1",
+               (long long)src->N, (long long)src->K);
+    if (c->isa == CPU_REF) {
+        w.row_bytes = (int64_t)qnt_row_bytes(src->scheme, src->K);
+        w.data = src->codes;
+    } else {
+        Q_TRY(prep_simd(c, src, &w, err));
+        q_free(src->codes);
+    }
+    w.scale = src->scale;
+    w.bias = src->bias;
+    *src = (qnt_tensor){ 0 };
+    *dst = w;
+out:
+    return st;
+}
+
+static void unprep_cpu(rt_backend *be, rt_weight *w)
+{
+    (void)be;
+    free(w->data);
+    q_free(w->scale);
+    q_free(w->bias);
+    *w = (rt_weight){ 0 };
+}
+
+#define CPU_OPS(title, opener)                                                                     \
+    {                                                                                              \
+        .name = title, .open = opener, .close = close_cpu, .alloc = alloc_cpu, .free = free_cpu,   \
+        .copy = copy_cpu, .sync = sync_cpu, .prep = prep_cpu, .unprep = unprep_cpu,                \
+        .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear,                          \
+        .qkv_rope_store = cpu_qkv_rope_store, .attention = cpu_attention, .pick = cpu_pick,        \
+    }
+
+const rt_backend_ops cpu_ref_backend = CPU_OPS("cpu-ref", open_ref);
+const rt_backend_ops cpu_avx2_backend = CPU_OPS("cpu-avx2", open_avx2);
+const rt_backend_ops cpu_backend = CPU_OPS("cpu", open_best);
