@@ -6,7 +6,7 @@ CONFIG   ?= release
 B        := build/$(CONFIG)
 PREFIX   ?= /usr/local
 CC       ?= gcc
-has       = $(shell echo '\#include <$(1)>' | $(CC) -E -xc - >/dev/null 2>&1 && echo 1)
+has       = $(shell echo '\#include <$(1)>' | $(CC) $(CPPFLAGS) -E -xc - >/dev/null 2>&1 && echo 1)
 pc        = $(shell pkg-config $(1) $(2) 2>/dev/null)
 # one short line per file; V=1 shows the commands
 Q         = $(if $(V),,@)
@@ -36,6 +36,14 @@ BLAS_LIBS      := $(or $(call pc,--libs,openblas),-lopenblas)
 CPPFLAGS += -I. $(JANSSON_CFLAGS) $(BLAS_CFLAGS)
 ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
 LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) -lm -lpthread
+
+# `make demo` and `make test` install these; a bare `make` stops with the package's name
+needs     = $(if $(call has,$(1)),,$(error $(1) not found: install $(2), or run `make demo`))
+ifneq ($(filter all run-tests,$(or $(MAKECMDGOALS),all)),)
+$(call needs,jansson.h,libjansson-dev)
+$(call needs,utf8proc.h,libutf8proc-dev)
+$(call needs,cblas.h,libopenblas-dev)
+endif
 
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -67,6 +75,15 @@ $(foreach p,$(PROGS),$(eval $(call prog,$p)))
 
 include tests/tests.mk
 
+
+demo: ## install what is missing, build, convert, run and evaluate the built-in checkpoint
+	scripts/install_packages.sh build
+	+$(MAKE) --no-print-directory all
+	scripts/demo.sh $B/bin build/demo
+
+check-layers: ## include rules, file sizes, unique names
+	scripts/check_layers.sh
+
 format: ## run clang-format over all C files
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
@@ -81,5 +98,6 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
 		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-.PHONY: all format install clean help
+
+.PHONY: all demo check-layers format install clean help
 -include $(shell find $B -name '*.d' 2>/dev/null)

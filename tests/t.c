@@ -1,4 +1,4 @@
-/* The test harness of t.h. */
+/* The test harness of t.h: on cmocka where there is one (it also catches signals), else on itself. */
 #include "tests/t.h"
 
 #include <math.h>
@@ -8,11 +8,21 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef HAVE_CMOCKA
+#include <cmocka.h>
+#endif
+
 #include "formats/base/q_file.h"
 #include "formats/base/q_mem.h"
 
 static jmp_buf back;
 static char reason[1024], tmpdir[64];
+
+/* Leaves the running test: 1 failed, 2 skipped. */
+_Noreturn static void jump(int how)
+{
+    longjmp(back, how);
+}
 
 void t_fail(const char *file, int line, const char *fmt, ...)
 {
@@ -22,7 +32,7 @@ void t_fail(const char *file, int line, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(reason + n, sizeof reason - (size_t)n, fmt, ap);
     va_end(ap);
-    longjmp(back, 1);
+    jump(1);
 }
 
 void t_skip(const char *fmt, ...)
@@ -32,7 +42,7 @@ void t_skip(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(reason, sizeof reason, fmt, ap);
     va_end(ap);
-    longjmp(back, 2);
+    jump(2);
 }
 
 void t_str(const char *file, int line, const char *expr, const char *a, const char *b)
@@ -129,18 +139,55 @@ static int run_one(void (*fn)(void))
     return how;
 }
 
+#ifdef HAVE_CMOCKA
+/* The test runs inside cmocka, so that a crash is reported as a failure of this test and the ones
+ * behind it still run. */
+static int outcome;
+
+static void in_cmocka(void **fn)
+{
+    void (*test)(void);
+
+    memcpy(&test, fn, sizeof test);
+    outcome = run_one(test);
+    if (outcome == 1)
+        _fail(__FILE__, __LINE__);
+}
+
+static int run_guarded(const t_case *c)
+{
+    void *fn;
+    struct CMUnitTest test = { .name = c->name, .test_func = in_cmocka };
+
+    memcpy(&fn, &c->fn, sizeof fn);
+    test.initial_state = fn;
+    outcome = 1;
+    snprintf(reason, sizeof reason, "crashed");
+    _cmocka_run_group_tests(c->name, &test, 1, NULL, NULL);
+    return outcome;
+}
+#else
+static int run_guarded(const t_case *c)
+{
+    return run_one(c->fn);
+}
+#endif
+
 int t_main(int argc, char **argv, const t_case *cases)
 {
     int n = 0, failed = 0;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+#ifdef HAVE_CMOCKA
+    cmocka_set_message_output(CM_OUTPUT_STDOUT); /* the TAP lines are ours */
+#endif
     for (const t_case *c = cases; c->name; c++) {
         int how;
 
         if (argc > 1 && strcmp(argv[1], c->name) != 0)
             continue;
         n++;
-        how = run_one(c->fn);
+        how = run_guarded(c);
         if (how == 0)
             printf("ok %d - %s\n", n, c->name);
         else if (how == 2)
