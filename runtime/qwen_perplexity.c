@@ -14,6 +14,7 @@ typedef struct opts {
     rt_session_opts session;
     const char *text, *data, *field, *join, *base, *base_weight_only;
     int64_t max_samples, window;
+    int rows;
 } opts;
 
 typedef struct text {
@@ -29,11 +30,14 @@ enum {
     KEY_MAX_SAMPLES,
     KEY_WINDOW,
     KEY_BASE,
-    KEY_BASE_WO
+    KEY_BASE_WO,
+    KEY_ROWS
 };
 
 static const struct argp_option options[] = {
     { "text", KEY_TEXT, "FILE", 0, "Plain text, taken as it is", 1 },
+    { "rows", KEY_ROWS, 0, 0, "... cut into its lines, joined by --join (WikiText as published)",
+      1 },
     { "data", KEY_DATA, "FILE.jsonl", 0, "Or: one field of JSON Lines, joined", 1 },
     { "field", KEY_FIELD, "NAME", 0, "... which field (default article)", 1 },
     { "join", KEY_JOIN, "TEXT", 0, "... put between two (default \\n\\n; \\n is a line end)", 1 },
@@ -47,7 +51,7 @@ static const struct argp_option options[] = {
 static const char doc[] =
     "Print the perplexity of a text under a model.\v"
     "Examples:\n"
-    "  qwen-perplexity -m out/1-gpu --text wiki.test.raw --window 2048\n"
+    "  qwen-perplexity -m out/1-gpu --text wiki.test.raw --rows --window 2048\n"
     "  qwen-perplexity -m M --weight-only int4 --base M --data datasets/samples.jsonl --json\n\n"
     "Convention of the GPTQ paper: the text is tokenized once without special tokens and cut into\n"
     "windows that do not overlap; exp(mean NLL) over the N - 1 predictions of each full window.\n"
@@ -80,6 +84,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_MAX_SAMPLES:
         o->max_samples = q_cli_int(state, "--max-samples", arg, 1, INT32_MAX);
         return 0;
+    case KEY_ROWS:
+        return o->rows = 1, 0;
     case KEY_WINDOW:
         o->window = q_cli_int(state, "--window", arg, 2, 1 << 20);
         return 0;
@@ -95,6 +101,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!o->text == !o->data)
             argp_error(state, "give one of --text and --data");
+        if (o->rows && !o->text)
+            argp_error(state, "--rows goes with --text");
         if (o->base_weight_only && !o->base)
             argp_error(state, "--base-weight-only goes with --base");
         return 0;
@@ -136,7 +144,8 @@ static q_status read_text(text *t, const opts *o, const txt_tok *tok, q_err *err
     q_sha256 h;
     uint8_t digest[32];
     const ds_opts dopts = { .max_samples = o->data ? (size_t)o->max_samples : 0,
-                            .field_text = o->data ? o->field : NULL };
+                            .field_text = o->data ? o->field : NULL,
+                            .rows = o->rows };
 
     Q_TRY(ds_open(&set, o->data ? o->data : o->text, &dopts, err));
     Q_TRY(unescape(&sep, o->join, err));

@@ -5,10 +5,11 @@
 
 #include "formats/base/q_cli.h"
 #include "formats/base/q_file.h"
-#include "formats/json.h"
 #include "formats/npy.h"
+#include "formats/text/stream.h"
 #include "runtime/model_cli.h"
 #include "runtime/prompts.h"
+#include "runtime/result.h"
 
 typedef struct opts {
     q_cli cli;
@@ -22,8 +23,8 @@ typedef struct opts {
 typedef struct job {
     rt_session *s;
     const opts *o;
-    q_buf pending; /* bytes decoded but not printed: the start of a character */
-    float *dump;   /* [n_dump, vocab] */
+    txt_stream text;
+    float *dump; /* [n_dump, vocab] */
     int64_t dump_from, n_dump;
 } job;
 
@@ -119,23 +120,30 @@ static const struct argp argp = {
     .options = options, .parser = parse, .doc = doc, .children = children
 };
 
-/* Text appears as soon as its characters are complete. */
 static q_status print_token(void *user, rt_seq *seq, int32_t id, q_err *err)
 {
-    q_status st = Q_OK;
     job *j = user;
-    size_t n;
+    const char *text;
+    size_t n = 0;
+    q_status st = txt_stream_push(&j->text, id, &text, &n, err);
 
     (void)seq;
-    Q_TRY(txt_decode_bytes(j->s->tok, &id, 1, TXT_SKIP_SPECIALS, &j->pending, err));
-    n = txt_utf8_complete(j->pending.data, j->pending.size);
     if (n > 0) {
-        fwrite(j->pending.data, 1, n, stdout);
+        fwrite(text, 1, n, stdout);
         fflush(stdout);
-        memmove(j->pending.data, j->pending.data + n, j->pending.size - n);
-        j->pending.size -= n;
     }
-out:
+    return st;
+}
+
+static q_status end_text(job *j, q_err *err)
+{
+    const char *text;
+    size_t n = 0;
+    q_status st = txt_stream_end(&j->text, &text, &n, err);
+
+    if (n > 0)
+        fwrite(text, 1, n, stdout);
+    putchar('\n');
     return st;
 }
 
@@ -152,40 +160,6 @@ static q_status keep_logits(void *user, rt_seq *seq, int64_t pos, int64_t n, con
     return Q_OK;
 }
 
-static q_status print_result(const job *j, const rt_engine *e, const rt_seq *seq, q_err *err)
-{
-    q_status st = Q_OK;
-    const rt_stats *t = rt_engine_stats(e);
-    q_buf text = { 0 }, line = { 0 };
-    fmt_json *doc_out = NULL, *list = NULL;
-    size_t n;
-    const size_t n_prompt = rt_seq_prompt_len(seq);
-    const int32_t *ids = rt_seq_ids(seq, &n);
-
-    Q_TRY(fmt_json_new(&doc_out, err));
-    Q_TRY(fmt_json_put_int(doc_out, "prompt_tokens", (int64_t)n_prompt, err));
-    Q_TRY(fmt_json_put_arr(&list, doc_out, "ids", err));
-    for (size_t i = n_prompt; i < n; i++)
-        Q_TRY(fmt_json_put_int(list, NULL, ids[i], err));
-    if (j->s->tok) {
-        Q_TRY(txt_decode(j->s->tok, ids + n_prompt, n - n_prompt, TXT_SKIP_SPECIALS, &text, err));
-        Q_TRY(fmt_json_put_str(doc_out, "text", text.data ? text.data : "", err));
-    }
-    Q_TRY(fmt_json_put_str(doc_out, "finish", rt_seq_finish(seq) == RT_STOP ? "stop" : "length",
-                           err));
-    Q_TRY(fmt_json_put_real(doc_out, "prefill_tok_s",
-                            t->prefill_s > 0 ? (double)t->prefill_tokens / t->prefill_s : 0, err));
-    Q_TRY(fmt_json_put_real(doc_out, "decode_tok_s",
-                            t->decode_s > 0 ? (double)t->decode_tokens / t->decode_s : 0, err));
-    Q_TRY(fmt_json_print(&line, doc_out, 0, err));
-    puts(line.data);
-out:
-    fmt_json_free(doc_out);
-    q_buf_free(&text);
-    q_buf_free(&line);
-    return st;
-}
-
 static q_status run_one(job *j, const int32_t *ids, size_t n_ids, q_err *err)
 {
     q_status st = Q_OK;
@@ -193,6 +167,7 @@ static q_status run_one(job *j, const int32_t *ids, size_t n_ids, q_err *err)
     rt_session *s = j->s;
     rt_engine *e = NULL;
     rt_seq *seq = NULL;
+    q_buf line = { 0 };
     rt_seq_opts so = { .ids = ids,
                        .n_ids = n_ids,
                        .max_new = o->max_new,
@@ -218,14 +193,16 @@ static q_status run_one(job *j, const int32_t *ids, size_t n_ids, q_err *err)
     Q_TRY(rt_engine_run(e, err));
     if (o->dump)
         Q_TRY(fmt_npy_write_f32(o->dump, o->force, j->dump, j->n_dump, s->desc.vocab, err));
-    if (o->cli.json)
-        Q_TRY(print_result(j, e, seq, err));
-    else if (so.max_new > 0)
-        putchar('\n');
+    if (o->cli.json) {
+        Q_TRY(rt_result_json(&line, j->s, e, seq, err));
+        puts(line.data);
+    }
+    if (!o->cli.json && so.max_new > 0)
+        Q_TRY(end_text(j, err));
 out:
+    q_buf_free(&line);
     q_free(j->dump);
     j->dump = NULL;
-    q_buf_clear(&j->pending);
     rt_seq_close(seq);
     rt_engine_close(e);
     return st;
@@ -243,6 +220,7 @@ static q_status run(opts *o, q_err *err)
     o->session.seed = o->cli.seed;
     o->session.tokenizer_optional = o->prompt.tokens && o->cli.json;
     Q_TRY(rt_session_open(&j.s, &o->session, &o->cli.log, err));
+    j.text.tok = j.s->tok;
     Q_TRY(rt_prompts_build(&p, j.s, &o->prompt, err));
     if (o->dump && p.n != 1)
         Q_FAIL(err, Q_EARG, "--dump-logits takes one request, %s holds %zu", o->prompt.tokens, p.n);
@@ -250,7 +228,7 @@ static q_status run(opts *o, q_err *err)
         Q_TRY(run_one(&j, p.ids.v + p.start[i], p.start[i + 1] - p.start[i], err));
 out:
     rt_prompts_free(&p);
-    q_buf_free(&j.pending);
+    txt_stream_free(&j.text);
     rt_session_close(j.s);
     return st;
 }

@@ -30,7 +30,7 @@ typedef struct rt_session_opts {
     const char *backend;     /* NULL: "cpu" */
     int threads;
     uint64_t seed;
-    int no_tokenizer; /* 1: tok stays NULL (a checkpoint without vocabulary can run) */
+    int tokenizer_optional; /* 1: a checkpoint without vocabulary opens, tok stays NULL */
     rt_sampling_opts sampling;
 } rt_session_opts;
 

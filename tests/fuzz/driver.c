@@ -1,6 +1,6 @@
-/* Turns a fuzz target into a test for any compiler: replays tests/fuzz/corpus/NAME (or the files and
- * directories given), then a fixed number of seeded mutations of each.  Prints TAP.  A crash or a
- * sanitizer report ends the process, which the runner counts as a failure. */
+/* Turns a fuzz target into a test for any compiler: replays tests/fuzz/corpus/NAME (or the files
+ * and directories given), then a fixed number of seeded mutations of each.  Prints TAP.  A crash or
+ * a sanitizer report ends the process, which the runner counts as a failure. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MUTATIONS 1500  /* per seed; keeps a target below a second */
+#define MUTATIONS 1500 /* per seed; keeps a target below a second */
 #define SEED_MAX  ((size_t)1 << 20)
 
 static uint64_t state = 0x9e3779b97f4a7c15u;
@@ -116,7 +116,8 @@ int main(int argc, char **argv)
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     LLVMFuzzerTestOneInput((const uint8_t *)"", 0);
-    snprintf(corpus, sizeof corpus, "tests/fuzz/corpus/%s", strncmp(name, "fuzz_", 5) ? name : name + 5);
+    snprintf(corpus, sizeof corpus, "tests/fuzz/corpus/%s",
+             strncmp(name, "fuzz_", 5) ? name : name + 5);
     for (int i = 1; i < argc; i++)
         runs += run_path(argv[i]);
     if (argc == 1)

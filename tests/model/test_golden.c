@@ -32,7 +32,8 @@ typedef struct last_rows {
     float *v;
 } last_rows;
 
-static q_status keep(void *user, rt_seq *seq, int64_t pos, int64_t n, const float *logits, q_err *err)
+static q_status keep(void *user, rt_seq *seq, int64_t pos, int64_t n, const float *logits,
+                     q_err *err)
 {
     last_rows *k = user;
 
@@ -96,8 +97,9 @@ static void t_logits(void)
     fmt_json *doc = NULL;
     rt_session *s;
 
-    T_OK(fmt_json_read(&doc, T_SHARED("golden/qwen-tiny/logits_inputs.json"), (size_t)1 << 24, &err),
-         err);
+    T_OK(
+        fmt_json_read(&doc, T_SHARED("golden/qwen-tiny/logits_inputs.json"), (size_t)1 << 24, &err),
+        err);
     s = open_model(NULL);
     T_INT(fmt_json_size(doc), 4);
     for (size_t i = 0; i < 4; i++) {
@@ -179,13 +181,16 @@ static void t_greedy(void)
     int same = 0, texts = 0;
     const char *g, *w;
 
-    T_OK(q_file_slurp(&want, T_SHARED("golden/qwen-tiny/greedy.jsonl"), (size_t)1 << 24, &err), err);
-    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 200 }, &err),
+    T_OK(q_file_slurp(&want, T_SHARED("golden/qwen-tiny/greedy.jsonl"), (size_t)1 << 24, &err),
+         err);
+    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 200 },
+                 &err),
          err);
     s = open_model(NULL);
     T_OK(cal_rouge_run(
              &r, s, set,
-             &(cal_rouge_opts){ .max_new = 64, .max_input = 2048, .batch = 16, .lines = &got }, &err),
+             &(cal_rouge_opts){ .max_new = 64, .max_input = 2048, .batch = 16, .lines = &got },
+             &err),
          err);
     g = got.data;
     w = want.data;
@@ -215,7 +220,8 @@ static double perplexity(const char *weight_only)
     cal_ppl_result r;
     rt_session *s;
 
-    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 400 }, &err),
+    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 400 },
+                 &err),
          err);
     s = open_model(weight_only);
     T_OK(ds_join(set, NULL, "\n\n", &text, &err), err);
@@ -246,9 +252,10 @@ static void t_perplexity_int4(void)
     T_NEAR(perplexity("int4"), 15.9883, 15.988 * 0.005);
 }
 
-static const t_case cases[] = { T(t_logits),         T(t_long_prefill),    T(t_greedy),
-                                T(t_perplexity_f16), T(t_perplexity_int8), T(t_perplexity_int4),
-                                { 0 } };
+static const t_case cases[] = {
+    T(t_logits),          T(t_long_prefill),    T(t_greedy), T(t_perplexity_f16),
+    T(t_perplexity_int8), T(t_perplexity_int4), { 0 }
+};
 
 int main(int argc, char **argv)
 {
