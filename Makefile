@@ -21,7 +21,8 @@ LIB      := $B/libqwenkit.a
 
 CSTD     := -std=c11 -D_GNU_SOURCE
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wundef -Wvla -Wstrict-prototypes -Wmissing-prototypes \
-            -Wconversion -Wsign-conversion -Werror
+            -Wconversion -Wsign-conversion \
+            -Wno-missing-field-initializers -Werror
 CFLAGS_release := -O2 -g
 CFLAGS_debug   := -O0 -g3
 CFLAGS_asan    := -O1 -g -fsanitize=address -fno-omit-frame-pointer

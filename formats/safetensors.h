@@ -52,6 +52,11 @@ const fmt_tensor *fmt_st_find(const fmt_st *s, const char *name); /* NULL: absen
 q_status fmt_st_read(const fmt_st *s, const fmt_tensor *t, uint64_t from, size_t n, void *dst,
                      q_err *err);
 
+/* Bytes of a tensor of this shape, as declare will count them (hf_write.c sorts tensors into shards
+ * by it).  Errors as declare: Q_EARG (name too long), Q_ESHAPE (dimensions, overflow). */
+q_status fmt_st_size(uint64_t *bytes, const char *name, fmt_dtype dtype, int ndim,
+                     const int64_t *shape, q_err *err);
+
 typedef struct fmt_st_writer fmt_st_writer;
 
 q_status fmt_st_create(fmt_st_writer **out, const char *path, int force, q_err *err);

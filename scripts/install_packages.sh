@@ -5,7 +5,7 @@ set -u
 me=${0##*/}
 build='gcc make pkg-config libc6-dev libjansson-dev libhdf5-dev libopenblas-dev libutf8proc-dev'
 test='libcmocka-dev libpcre2-dev'
-fuzz='clang libclang-rt-14-dev'
+fuzz='clang libclang-rt-dev'
 
 usage() {
     cat <<HELP

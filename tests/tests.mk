@@ -32,10 +32,10 @@ $B/tests/faults/%.so: tests/faults/%.c
 	$(call say,SO   $@)
 	$Q$(CC) $(CSTD) $(WARN) -O1 -fPIC -shared -o $@ $< -ldl
 
-$(TOOLS): $B/scripts/random_checkpoint.o $(LIB)
+$(TOOLS): $B/scripts/random_checkpoint.o $B/scripts/random_weights.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
-	$Q$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(LIB) $(LIBS)
+	$Q$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 test: ## install what is missing, build, run all tests (no GPU, no network needed)
 	scripts/install_packages.sh build test
