@@ -54,6 +54,8 @@ void fmt_json_free(fmt_json *doc)
 
 fmt_json_type fmt_json_kind(const fmt_json *v)
 {
+    if (!v)
+        return FMT_JSON_NULL;
     switch (json_typeof(in(v))) {
     case JSON_OBJECT:
         return FMT_JSON_OBJECT;
@@ -225,13 +227,41 @@ q_status fmt_json_new(fmt_json **out, q_err *err)
     return Q_OK;
 }
 
-/* takes v */
+/* jansson takes nothing else, and does not say why it failed. */
+static int is_utf8(const char *s)
+{
+    const unsigned char *p = (const unsigned char *)s;
+
+    while (*p) {
+        const int more = *p < 0x80 ? 0 : *p < 0xc2 ? -1 : *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
+        unsigned long c = more > 0 ? *p & (0x3fu >> more) : *p;
+
+        if (more < 0 || *p > 0xf4)
+            return 0;
+        for (int i = 1; i <= more; i++) {
+            if ((p[i] & 0xc0) != 0x80) /* the NUL at the end too */
+                return 0;
+            c = c << 6 | (p[i] & 0x3f);
+        }
+        if ((more == 2 && (c < 0x800 || (c >= 0xd800 && c < 0xe000))) ||
+            (more == 3 && (c < 0x10000 || c > 0x10ffff)))
+            return 0;
+        p += more + 1;
+    }
+    return 1;
+}
+
+/* takes v; NULL: no memory */
 static q_status put(fmt_json *parent, const char *key, json_t *v, q_err *err)
 {
     int rc;
 
+    if (key && !is_utf8(key)) {
+        json_decref(v);
+        return q_fail(err, Q_EFORMAT, "JSON: key '%s' is not UTF-8", key);
+    }
     if (!v)
-        return q_fail(err, Q_EFORMAT, "JSON: cannot store the value of '%s'", key ? key : "[]");
+        return q_fail(err, Q_ENOMEM, "JSON: no memory for '%s'", key ? key : "[]");
     rc = key ? json_object_set_new(in_mut(parent), key, v)
              : json_array_append_new(in_mut(parent), v);
     return rc == 0 ? Q_OK : q_fail(err, Q_ENOMEM, "JSON: no memory for '%s'", key ? key : "[]");
@@ -244,11 +274,15 @@ q_status fmt_json_put_int(fmt_json *parent, const char *key, int64_t v, q_err *e
 
 q_status fmt_json_put_real(fmt_json *parent, const char *key, double v, q_err *err)
 {
+    if (!isfinite(v))
+        return q_fail(err, Q_EFORMAT, "JSON: the value of '%s' is not finite", key ? key : "[]");
     return put(parent, key, json_real(v), err);
 }
 
 q_status fmt_json_put_str(fmt_json *parent, const char *key, const char *v, q_err *err)
 {
+    if (!is_utf8(v))
+        return q_fail(err, Q_EFORMAT, "JSON: the value of '%s' is not UTF-8", key ? key : "[]");
     return put(parent, key, json_string(v), err);
 }
 

@@ -39,7 +39,7 @@ typedef enum fmt_json_type {
     FMT_JSON_NULL
 } fmt_json_type;
 
-fmt_json_type fmt_json_kind(const fmt_json *v);
+fmt_json_type fmt_json_kind(const fmt_json *v); /* of an absent member (NULL): FMT_JSON_NULL */
 const fmt_json *fmt_json_get(const fmt_json *object,
                              const char *key);                /* NULL: no such key, or no object */
 size_t fmt_json_size(const fmt_json *array_or_object);        /* 0 for other kinds */
