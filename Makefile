@@ -52,6 +52,11 @@ all: $(foreach p,$(PROGS),$(call bin,$p)) ## build the programs (CONFIG=release|
 
 # reference arithmetic: no contraction, so that every compiler and CPU gives the same bits
 $B/runtime/cpu/%.o $B/quant/%.o: ALL_CFLAGS += -O3 -ffp-contract=off
+# fuzzing looks at parsers; instrumenting unrolled kernels takes minutes and finds nothing there
+$B/runtime/%.o $B/quant/%.o: CFLAGS_fuzz := -O1 -g
+# fully unrolled kernels: the sanitizers need minutes and gigabytes to compile them, valgrind sees them
+$B/runtime/cpu/panel_avx%.o: CFLAGS_asan := -O2 -g
+$B/runtime/cpu/panel_avx%.o: CFLAGS_ubsan := -O2 -g
 # one file per instruction set, chosen at run time by cpuid
 $B/runtime/cpu/%_avx2.o: ALL_CFLAGS += -mavx2 -mfma -mf16c
 $B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c

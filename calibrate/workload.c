@@ -231,12 +231,13 @@ static q_status spell(void *user, rt_seq *seq, int32_t id, q_err *err)
     return txt_decode_bytes(p->tok, &id, 1, TXT_SKIP_SPECIALS, &p->text, err);
 }
 
-q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, size_t n, const rt_session *s,
-                          rt_engine *e, q_err *err)
+q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, const rt_session *s,
+                          rt_engine *e, const cal_workload_part *part, q_err *err)
 {
     q_status st = Q_OK;
     const double start = q_now();
     speller sp = { .tok = s->tok };
+    const size_t n = part->n;
     rt_bench_job *job = q_calloc(n, sizeof *job);
     q_ids ids = { 0 };
     const int32_t *p;
@@ -252,7 +253,11 @@ q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, size_t n, co
     p = ids.v; /* stays where it is from here on */
     for (size_t i = 0; i < n; p += job[i++].n_ids)
         job[i].ids = p;
-    Q_TRY(rt_bench_jobs(out, e, job, n, spell, &sp, err));
+    Q_TRY(rt_bench_jobs(
+        out, e,
+        &(rt_bench_jobs_opts){
+            .job = job, .n = n, .batch = part->batch, .on_token = spell, .user = &sp },
+        err));
     out->elapsed_s = q_now() - start;
 out:
     q_buf_free(&sp.text);

@@ -3,7 +3,7 @@
  *     cal_workload w = { 0 };
  *     cal_workload_opts o = { .n = 100, .seed = seed };
  *     Q_TRY(cal_workload_load(&w, session, "ShareGPT.json", &o, err));
- *     Q_TRY(cal_workload_run(&run, &w, w.n, session, engine, err));
+ *     Q_TRY(cal_workload_run(&run, &w, session, engine, &(cal_workload_part){ w.n, 8 }, err));
  *     ... out: cal_workload_free(&w);
  *
  * Files: a ShareGPT array (prompt and answer are the first two turns; as many tokens are generated
@@ -51,9 +51,14 @@ q_status cal_workload_load(cal_workload *out, const rt_session *s, const char *p
                            const cal_workload_opts *o, q_err *err);
 void cal_workload_free(cal_workload *w);
 
-/* Runs the first n requests.  out->elapsed_s goes from the tokenization of the first prompt to the
+typedef struct cal_workload_part {
+    size_t n;  /* the first n requests */
+    int batch; /* of them in flight, what the engine was opened for */
+} cal_workload_part;
+
+/* Runs requests.  out->elapsed_s goes from the tokenization of the first prompt to the
  * last token, the text of every token made on the way. */
-q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, size_t n, const rt_session *s,
-                          rt_engine *e, q_err *err);
+q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, const rt_session *s,
+                          rt_engine *e, const cal_workload_part *part, q_err *err);
 
 #endif

@@ -35,6 +35,16 @@ static const fmt_family *find_family(const char *model_type)
     return NULL;
 }
 
+/* A text member; its errors name the file too. */
+static q_status read_text(const char **out, const fmt_json *config, const char *key,
+                          const char *file, q_err *err)
+{
+    q_err inner = { 0 };
+    const q_status st = fmt_json_str_opt(config, key, out, &inner);
+
+    return st == Q_OK ? Q_OK : q_fail(err, st, "%s: %s", file, inner.msg);
+}
+
 static q_status pick_family(const fmt_family **out, const fmt_json *config, const char *file,
                             q_err *err)
 {
@@ -42,7 +52,7 @@ static q_status pick_family(const fmt_family **out, const fmt_json *config, cons
     const char *type = NULL;
     char known[256] = "";
 
-    Q_TRY(fmt_json_str_opt(config, "model_type", &type, err));
+    Q_TRY(read_text(&type, config, "model_type", file, err));
     if (!type)
         Q_FAIL(err, Q_ECONFIG, "%s: 'model_type' is missing", file);
     *out = find_family(type);
@@ -122,36 +132,45 @@ out:
 }
 
 /* JSON text of a value against the one accepted spelling, numbers by value. */
-static int is_accepted(const fmt_json *v, const char *only)
+static q_status is_accepted(int *yes, const fmt_json *v, const char *only, q_err *err)
 {
+    q_status st = Q_OK;
     fmt_json *want = NULL;
     q_buf a = { 0 }, b = { 0 };
-    int same = 0;
 
+    *yes = 1;
     if (fmt_json_kind(v) == FMT_JSON_NULL)
-        return 1;
-    if (fmt_json_parse(&want, only, strlen(only), "accepted value", NULL) == Q_OK &&
-        fmt_json_print(&a, v, 0, NULL) == Q_OK && fmt_json_print(&b, want, 0, NULL) == Q_OK)
-        same = strcmp(a.data, b.data) == 0 ||
-               ((fmt_json_kind(v) == FMT_JSON_INT || fmt_json_kind(v) == FMT_JSON_REAL) &&
-                strtod(a.data, NULL) == strtod(b.data, NULL));
+        return Q_OK;
+    Q_TRY(fmt_json_parse(&want, only, strlen(only), "accepted value", err));
+    Q_TRY(fmt_json_print(&a, v, 0, err));
+    Q_TRY(fmt_json_print(&b, want, 0, err));
+    *yes = strcmp(a.data, b.data) == 0 ||
+           ((fmt_json_kind(v) == FMT_JSON_INT || fmt_json_kind(v) == FMT_JSON_REAL) &&
+            strtod(a.data, NULL) == strtod(b.data, NULL));
+out:
     q_buf_free(&a);
     q_buf_free(&b);
     fmt_json_free(want);
-    return same;
+    return st;
 }
 
 static q_status check_refusals(const fmt_family *f, const fmt_json *config, const char *file,
                                q_err *err)
 {
+    q_status st = Q_OK;
+    int yes = 1;
+
     for (const fmt_refusal *r = f->refuse; r->key; r++) {
         const fmt_json *v = fmt_json_get(config, r->key);
 
-        if (v && !is_accepted(v, r->only))
-            return q_fail(err, Q_EUNSUPPORTED, "%s: '%s': %s are not supported by family %s", file,
-                          r->key, r->why, f->model_type);
+        if (v)
+            Q_TRY(is_accepted(&yes, v, r->only, err));
+        if (v && !yes)
+            Q_FAIL(err, Q_EUNSUPPORTED, "%s: '%s': %s are not supported by family %s", file, r->key,
+                   r->why, f->model_type);
     }
-    return Q_OK;
+out:
+    return st;
 }
 
 static void set_rope(fmt_model *m)
@@ -204,7 +223,7 @@ q_status fmt_model_parse(fmt_model *m, const fmt_json *config, const char *file,
     if (m->hd % 2 != 0)
         Q_FAIL(err, Q_ECONFIG, "%s: head size %lld is odd, rotary pairs need an even one", file,
                (long long)m->hd);
-    Q_TRY(fmt_json_str_opt(config, "torch_dtype", &dtype, err));
+    Q_TRY(read_text(&dtype, config, "torch_dtype", file, err));
     if (dtype && !fmt_dtype_from_name(dtype, &m->dtype))
         Q_FAIL(err, Q_EUNSUPPORTED, "%s: torch_dtype '%s' is not known", file, dtype);
     set_rope(m);

@@ -43,6 +43,8 @@ const fmt_family fmt_families[] = {
                     "transformer.h.#.attn.masked_bias", "transformer.h.#.attn.bias" },
         .refuse = { { "rotary_pct", "1.0", "partial rotary embeddings" },
                     { "no_bias", "true", "biases in every linear" },
+                    { "rope_scaling", "null", "scaled rotary embeddings" },
+                    { "use_sliding_window", "false", "sliding windows" },
                     { "quantization_config", "null", "quantized checkpoints" } },
     },
     { 0 },

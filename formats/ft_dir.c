@@ -1,7 +1,6 @@
 /* config.ini of FT directories. */
 #include "formats/ft_dir.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,29 +9,31 @@
 #include "formats/ini.h"
 
 #define INI_MAX ((size_t)4 << 20)
+#define KEY_MAX 120 /* bytes; ini.c takes any length, people do not */
 
-/* The section of a family we know. */
-static const fmt_json *family_section(const fmt_json *doc, const char **name)
+/* The section of a family we know.  The reference writes no model_type, which the keys of a
+ * config.json have: it is added. */
+static q_status family_section(const fmt_json **out, const fmt_json *doc, q_err *err)
 {
     for (const fmt_family *f = fmt_families; f->model_type; f++) {
-        const fmt_json *s = fmt_json_get(doc, f->ft_section);
-
-        if (s) {
-            *name = f->ft_section;
-            return s;
-        }
+        *out = fmt_json_get(doc, f->ft_section);
+        if (!*out)
+            continue;
+        if (fmt_json_get(*out, "model_type"))
+            return Q_OK;
+        return fmt_json_put_str((fmt_json *)(uintptr_t)*out, "model_type", f->model_type, err);
     }
-    return NULL;
+    return Q_OK;
 }
 
 static q_status parse(fmt_ft_config *c, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_json *ours = fmt_json_get(c->doc, "qwenkit");
-    const char *store = "float16", *section = "";
+    const char *store = "float16";
     int64_t ranks = 0, version = FMT_FT_VERSION;
 
-    c->config = family_section(c->doc, &section);
+    Q_TRY(family_section(&c->config, c->doc, err));
     if (!c->config)
         Q_FAIL(err, Q_EUNSUPPORTED, "%s: no section of a known family, such as [qwen]", path);
     if (ours) {
@@ -123,26 +124,37 @@ static int is_reserved(const char *key)
     return 0;
 }
 
+/* *skip: the key is not written.  The format has lower-case keys only: a key
+ * with capitals would come back as another one, and no family has such keys. */
+static q_status check_key(int *skip, const char *key, q_err *err)
+{
+    const size_t n = strlen(key);
+
+    *skip = 0;
+    if (n == 0 || n > KEY_MAX || key[0] == ' ' || key[n - 1] == ' ' || strpbrk(key, "=:[]#;"))
+        return q_fail(err, Q_EFORMAT, "config.json: key '%.40s' cannot stand in config.ini", key);
+    for (size_t i = 0; i < n; i++) {
+        if (key[i] < 0x20 || key[i] > 0x7e)
+            return q_fail(err, Q_EFORMAT, "config.json: key '%.40s' is not printable ASCII", key);
+        *skip |= key[i] >= 'A' && key[i] <= 'Z';
+    }
+    *skip |= is_reserved(key);
+    return Q_OK;
+}
+
 q_status fmt_ft_config_text(q_buf *out, const fmt_json *config, const char *section, int ranks,
                             fmt_dtype store, q_err *err)
 {
     q_status st = Q_OK;
-    char key[128];
+    int skip = 0;
 
     q_buf_clear(out);
     Q_TRY(fmt_ini_section(out, section, err));
     Q_TRY(put_options(out, ranks, store, err));
     for (fmt_json_iter *it = fmt_json_first(config); it; it = fmt_json_next(config, it)) {
-        const size_t n = strlen(fmt_json_key(it));
-
-        if (n >= sizeof key)
-            Q_FAIL(err, Q_EFORMAT, "config.json: key '%.40s...' is too long", fmt_json_key(it));
-        for (size_t i = 0; i <= n; i++)
-            key[i] = (char)tolower((unsigned char)fmt_json_key(it)[i]);
-        if (strpbrk(key, "=:\n\r[]#;") || key[0] == '\0' || strchr(" \t", key[0]))
-            Q_FAIL(err, Q_EFORMAT, "config.json: key '%.40s' cannot stand in config.ini", key);
-        if (!is_reserved(key))
-            Q_TRY(fmt_ini_put(out, key, fmt_json_value(it), err));
+        Q_TRY(check_key(&skip, fmt_json_key(it), err));
+        if (!skip)
+            Q_TRY(fmt_ini_put(out, fmt_json_key(it), fmt_json_value(it), err));
     }
     Q_TRY(fmt_ini_put_str(out, "storage_dtype", fmt_dtype_name(store), err));
     Q_TRY(fmt_ini_put_str(out, "multi_query_mode", "False", err));

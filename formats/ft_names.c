@@ -86,22 +86,38 @@ static void fill(fmt_ft_file *f, const file_row *r, const fmt_model *m, int T, i
     f->cols = f->transposed ? width : f->seg[0].box.k1 - f->seg[0].box.k0;
 }
 
+/* Files that the row stands for in one layer, or in the model. */
+static size_t copies(const file_row *r, const fmt_model *m, int per_layer, int T)
+{
+    if (fmt_role_get(r->role)->per_layer != per_layer || !in_family(r, m))
+        return 0;
+    return strchr(r->name, '@') ? (size_t)T : 1;
+}
+
 int fmt_ft_file_at(fmt_ft_file *f, const fmt_model *m, int T, size_t i)
 {
-    for (int per_layer = 0; per_layer < 2; per_layer++)
-        for (int64_t layer = 0; layer < (per_layer ? m->layers : 1); layer++)
-            for (size_t k = 0; k < N_ROWS; k++) {
-                const file_row *r = &file_rows[k];
-                const size_t copies = strchr(r->name, '@') ? (size_t)T : 1;
+    for (int per_layer = 0; per_layer < 2; per_layer++) {
+        const size_t layers = per_layer ? (size_t)m->layers : 1;
+        size_t n = 0, layer;
 
-                if (fmt_role_get(r->role)->per_layer != per_layer || !in_family(r, m))
-                    continue;
-                if (i < copies) {
-                    fill(f, r, m, T, layer, (int)i);
-                    return 1;
-                }
-                i -= copies;
+        for (size_t k = 0; k < N_ROWS; k++)
+            n += copies(&file_rows[k], m, per_layer, T);
+        if (n == 0 || i / n >= layers) {
+            i -= n * layers;
+            continue;
+        }
+        layer = i / n;
+        i %= n;
+        for (size_t k = 0; k < N_ROWS; k++) {
+            const size_t c = copies(&file_rows[k], m, per_layer, T);
+
+            if (i < c) {
+                fill(f, &file_rows[k], m, T, (int64_t)layer, (int)i);
+                return 1;
             }
+            i -= c;
+        }
+    }
     return 0;
 }
 

@@ -15,6 +15,7 @@ typedef struct cursor {
     fmt_json *doc, *section; /* section is borrowed from doc */
     q_buf key, value;        /* the entry being collected */
     int open;                /* 1: key and value hold an entry that is not stored yet */
+    int key_line;            /* where it began */
 } cursor;
 
 static int is_blank(char c)
@@ -87,15 +88,18 @@ static void unescape(q_buf *b)
 static q_status store(cursor *c, q_err *err)
 {
     q_status st = Q_OK;
+    q_err inner = { 0 };
 
     if (!c->open)
         return Q_OK;
     c->open = 0;
     if (fmt_json_get(c->section, c->key.data))
-        Q_FAIL(err, Q_EFORMAT, "%s: line %d: key '%s' appears twice", c->name, c->line,
+        Q_FAIL(err, Q_EFORMAT, "%s: line %d: key '%s' appears twice", c->name, c->key_line,
                c->key.data);
     unescape(&c->value);
-    Q_TRY(put_value(c->section, c->key.data, c->value.data ? c->value.data : "", err));
+    st = put_value(c->section, c->key.data, c->value.data ? c->value.data : "", &inner);
+    if (st != Q_OK)
+        Q_FAIL(err, st, "%s: line %d: %s", c->name, c->key_line, inner.msg);
 out:
     return st;
 }
@@ -103,6 +107,7 @@ out:
 static q_status begin_section(cursor *c, const char *p, const char *end, q_err *err)
 {
     q_status st = Q_OK;
+    q_err inner = { 0 };
     q_buf name = { 0 };
 
     if (end - p < 3 || end[-1] != ']')
@@ -111,7 +116,9 @@ static q_status begin_section(cursor *c, const char *p, const char *end, q_err *
     if (fmt_json_get(c->doc, name.data))
         Q_FAIL(err, Q_EFORMAT, "%s: line %d: section '%s' appears twice", c->name, c->line,
                name.data);
-    Q_TRY(fmt_json_put_obj(&c->section, c->doc, name.data, err));
+    st = fmt_json_put_obj(&c->section, c->doc, name.data, &inner);
+    if (st != Q_OK)
+        Q_FAIL(err, st, "%s: line %d: %s", c->name, c->line, inner.msg);
 out:
     q_buf_free(&name);
     return st;
@@ -141,6 +148,7 @@ static q_status begin_entry(cursor *c, const char *p, const char *end, q_err *er
     trim(&eq, &end);
     Q_TRY(q_buf_put(&c->value, eq, (size_t)(end - eq), err));
     c->open = 1;
+    c->key_line = c->line;
 out:
     return st;
 }
@@ -196,15 +204,15 @@ q_status fmt_ini_section(q_buf *out, const char *section, q_err *err)
     return q_buf_printf(out, err, "%s[%s]\n", out->size ? "\n" : "", section);
 }
 
-/* text as part of a value: % doubled, line ends turned into continuation lines */
+/* text as part of a value: % doubled, line ends of any kind turned into continuation lines */
 static q_status put_text(q_buf *out, const char *s, q_err *err)
 {
     q_status st = Q_OK;
 
     for (; *s; s++)
-        Q_TRY(*s == '%'    ? q_buf_puts(out, "%%", err)
-              : *s == '\n' ? q_buf_puts(out, "\n\t", err)
-                           : q_buf_put(out, s, 1, err));
+        Q_TRY(*s == '%'            ? q_buf_puts(out, "%%", err)
+              : strchr("\n\r", *s) ? q_buf_puts(out, "\n\t", err)
+                                   : q_buf_put(out, s, 1, err));
 out:
     return st;
 }
@@ -235,16 +243,18 @@ out:
     return st;
 }
 
-/* The shortest digits that read back equal, as Python prints reals; with a point or an exponent. */
+/* The shortest digits that read back equal, with a point or an exponent, as Python prints reals:
+ * plain from 1e-4 to below 1e16, else with an exponent. */
 static void shortest(char text[40], double d)
 {
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, 37, "%.*g", digits, d);
+    const double a = fabs(d);
+    const int plain = a == 0 || (a >= 1e-4 && a < 1e16);
+
+    for (int digits = plain; digits <= 21; digits++) {
+        snprintf(text, 40, plain ? "%.*f" : "%.*e", digits, d);
         if (strtod(text, NULL) == d)
             break;
     }
-    if (!strpbrk(text, ".e"))
-        strcat(text, ".0");
 }
 
 /* nested strings carry quotes, as Python's repr of a list does */

@@ -1,12 +1,95 @@
 /* JSON over jansson, the only file that includes it.  A fmt_json is a json_t seen through an opaque
- * type, so there is no second tree. */
+ * type, so there is no second tree.
+ *
+ * Memory.  The parser and the printer of jansson 2.14 do not survive a failed allocation: a token
+ * loses bytes and is then read past its end (lex_save ignores strbuffer_append_byte), a key is left
+ * out of the text (do_dump ignores dump_string).  So while one of them runs, a failed allocation
+ * does not return to it: all it has taken is given back and the call ends with Q_ENOMEM.  For that
+ * each block has a head that links it to the others of the same run. */
 #include "formats/json.h"
 
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdalign.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/q_file.h"
+
+typedef struct block {
+    alignas(max_align_t) struct block *next;
+    int dead; /* freed while the run goes on: kept until its end */
+} block;
+
+/* Of this thread, while the parser or the printer runs: where a failed allocation goes, and the
+ * blocks so far. */
+static _Thread_local jmp_buf *back;
+static _Thread_local block *taken;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void *take(size_t n)
+{
+    size_t bytes;
+    block *b = q_add_ok(n, sizeof *b, &bytes) ? malloc(bytes) : NULL;
+
+    if (!b && back)
+        longjmp(*back, 1);
+    if (!b)
+        return NULL;
+    *b = (block){ .next = taken };
+    if (back)
+        taken = b;
+    return b + 1;
+}
+
+static void give(void *p)
+{
+    block *b = p ? (block *)p - 1 : NULL;
+
+    if (b && back)
+        b->dead = 1;
+    else
+        free(b);
+}
+
+static void set_allocators(void)
+{
+    json_set_alloc_funcs(take, give);
+}
+
+/* The end of a run: the blocks it freed go, after a failure all of them. */
+static void end_run(int failed)
+{
+    block *b = taken;
+
+    back = NULL;
+    taken = NULL;
+    while (b) {
+        block *next = b->next;
+
+        if (b->dead || failed)
+            free(b);
+        b = next;
+    }
+}
+
+/* Text of a value, freed with give; NULL when there is no memory. */
+static char *dumps(const json_t *v, size_t flags)
+{
+    jmp_buf here;
+    char *text;
+
+    if (setjmp(here) != 0) {
+        end_run(1);
+        return NULL;
+    }
+    back = &here;
+    text = json_dumps(v, flags | JSON_ENCODE_ANY);
+    end_run(0);
+    return text;
+}
 
 static const json_t *in(const fmt_json *v)
 {
@@ -25,12 +108,20 @@ static const fmt_json *out_view(const json_t *v)
 
 q_status fmt_json_parse(fmt_json **out, const char *text, size_t n, const char *name, q_err *err)
 {
+    jmp_buf here;
     json_error_t e;
-    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+    json_t *v;
 
+    pthread_once(&once, set_allocators);
+    if (setjmp(here) != 0) {
+        end_run(1);
+        return q_fail(err, Q_ENOMEM, "%s: no memory to parse %zu bytes", name, n);
+    }
+    back = &here;
+    v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+    end_run(0);
     if (!v)
-        return q_fail(err, json_error_code(&e) == json_error_out_of_memory ? Q_ENOMEM : Q_EFORMAT,
-                      "%s: line %d column %d: %s", name, e.line, e.column, e.text);
+        return q_fail(err, Q_EFORMAT, "%s: line %d column %d: %s", name, e.line, e.column, e.text);
     *out = (fmt_json *)(void *)v;
     return Q_OK;
 }
@@ -107,10 +198,10 @@ static const json_t *member(const fmt_json *o, const char *key)
 /* The value as it stands in the file, cut to fit a message. */
 static q_status wrong(const json_t *v, const char *key, const char *wanted, q_err *err)
 {
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = dumps(v, JSON_COMPACT);
 
     q_fail(err, Q_ECONFIG, "'%s' is %.80s, wanted %s", key, text ? text : "?", wanted);
-    q_free(text); /* jansson allocates with malloc, as we do */
+    give(text);
     return Q_ECONFIG;
 }
 
@@ -219,8 +310,10 @@ const fmt_json *fmt_json_value(const fmt_json_iter *it)
 
 q_status fmt_json_new(fmt_json **out, q_err *err)
 {
-    json_t *v = json_object();
+    json_t *v;
 
+    pthread_once(&once, set_allocators);
+    v = json_object();
     if (!v)
         return q_fail(err, Q_ENOMEM, "JSON: no memory");
     *out = (fmt_json *)(void *)v;
@@ -319,12 +412,12 @@ q_status fmt_json_put_arr(fmt_json **out, fmt_json *parent, const char *key, q_e
 q_status fmt_json_print(q_buf *out, const fmt_json *doc, int indent, q_err *err)
 {
     q_status st;
-    char *text = json_dumps(in(doc), JSON_ENCODE_ANY | (indent ? JSON_INDENT((size_t)indent) : 0));
+    char *text = dumps(in(doc), indent ? JSON_INDENT((size_t)indent) : 0);
 
     if (!text)
         return q_fail(err, Q_ENOMEM, "JSON: no memory");
     q_buf_clear(out);
     st = q_buf_puts(out, text, err);
-    q_free(text);
+    give(text);
     return st;
 }

@@ -1,18 +1,21 @@
 /* The model source: container by content, then reading by boxes over segments.
  *
  * Rows of a box that are whole rows of the stored array are read in one piece.  A transposed box is
- * read in strips of stored rows and turned in blocks of 32 x 32 elements, so that both sides stay
- * in the cache. */
+ * read in strips of whole stored rows, which are then turned. */
 #include "formats/source.h"
 
 #include <assert.h>
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "formats/base/q_file.h"
 #include "formats/source_impl.h"
+#include "formats/turn.h"
 
 #define STRIP_BYTES ((size_t)4 << 20)
 
@@ -78,35 +81,37 @@ q_status fmt_src_check(const fmt_src *s, q_err *err)
     return Q_OK;
 }
 
-/* The one `<T>-gpu` directory below path, when path itself is no model. */
+/* The model directory: path itself, else the one `<T>-gpu` below it. */
 static q_status resolve(char **out, const char *path, q_err *err)
 {
     q_status st = Q_OK;
-    DIR *d = NULL;
+    DIR *d = opendir(path);
     struct dirent *e;
     char *found = NULL;
 
-    if (!q_path_exists(path))
+    if (!d && errno == ENOENT)
         Q_FAIL(err, Q_ENOINPUT, "%s: no such model directory", path);
-    if (!(d = opendir(path)))
+    if (!d && errno == ENOTDIR)
         Q_FAIL(err, Q_EFORMAT,
-               "%s: not a directory; a model is a directory with config.json or "
-               "config.ini",
-               path);
+               "%s: not a directory; a model is a directory with config.json or config.ini", path);
+    if (!d)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open the model directory", path);
+    if (faccessat(dirfd(d), "config.json", F_OK, 0) == 0 ||
+        faccessat(dirfd(d), "config.ini", F_OK, 0) == 0) {
+        if (!(*out = q_strdup(path)))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+        goto out;
+    }
     while ((e = readdir(d))) {
         const size_t n = strlen(e->d_name);
 
-        if (strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "config.ini") == 0) {
-            q_free(found);
-            found = q_strdup(path);
-            break;
-        }
         if (n < 5 || strcmp(e->d_name + n - 4, "-gpu") != 0)
             continue;
         if (found)
             Q_FAIL(err, Q_EARG, "%s: holds several models; name one of its *-gpu directories",
                    path);
-        found = q_path_join(path, e->d_name);
+        if (!(found = q_path_join(path, e->d_name)))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     }
     if (!found)
         Q_FAIL(err, Q_ENOINPUT, "%s: no config.json (Hugging Face) and no config.ini (FT) in it",
@@ -247,34 +252,6 @@ static q_status seg_read(const fmt_src *s, const q_file *f, const fmt_seg *g, ui
                  : q_file_pread(f, dst, n, from, err);
 }
 
-/* dst[n][k] = src[k][n] for elements of es bytes; src rows ls apart, dst rows ld apart (elements)
- */
-#define TURN(type)                                                                                 \
-    for (int64_t nb = 0; nb < N; nb += 32)                                                         \
-        for (int64_t kb = 0; kb < K; kb += 32)                                                     \
-            for (int64_t n = nb; n < (nb + 32 < N ? nb + 32 : N); n++)                             \
-                for (int64_t k = kb; k < (kb + 32 < K ? kb + 32 : K); k++)                         \
-                    ((type *)dst)[n * ld + k] = ((const type *)src)[k * ls + n];
-
-static void turn(void *dst, int64_t ld, const void *src, int64_t ls, int64_t N, int64_t K,
-                 size_t es)
-{
-    switch (es) {
-    case 1:
-        TURN(uint8_t);
-        break;
-    case 2:
-        TURN(uint16_t);
-        break;
-    case 4:
-        TURN(uint32_t);
-        break;
-    default:
-        TURN(uint64_t);
-        break;
-    }
-}
-
 /* b: box inside g->box.  dst: element (n0, k0) of b, rows ld elements apart. */
 static q_status read_plain(const fmt_src *s, const q_file *f, const fmt_seg *g, fmt_box b,
                            size_t es, char *dst, int64_t ld, q_err *err)
@@ -312,7 +289,7 @@ static q_status read_turned(const fmt_src *s, const q_file *f, const fmt_seg *g,
 
         Q_TRY(seg_read(s, f, g, (uint64_t)((k - g->box.k0) * row_bytes), (size_t)(n_k * row_bytes),
                        buf, err));
-        turn(dst + (size_t)(k - b.k0) * es, ld, buf + (size_t)col * es, g->ld, N, n_k, es);
+        fmt_turn(dst + (size_t)(k - b.k0) * es, ld, buf + (size_t)col * es, g->ld, n_k, N, es);
     }
 out:
     q_free(buf);

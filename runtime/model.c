@@ -33,7 +33,7 @@ static q_status load_weight(rt_model *m, rt_weight *w, const fmt_src *src, fmt_r
     Q_TRY(qnt_load(&t, src, role, layer, scheme, err));
     Q_TRY(m->be->ops->prep(m->be, &t, w, err));
     if (role != FMT_TOK_EMBD)
-        m->decode_bytes += (uint64_t)w->N * ((uint64_t)w->row_bytes + (w->scale ? 4 : 0));
+        m->decode_bytes += (uint64_t)w->N * (qnt_row_bytes(w->scheme, w->K) + (w->scale ? 4 : 0));
 out:
     qnt_tensor_free(&t);
     return st;
@@ -103,7 +103,7 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
     Q_TRY(load_vector(m, &m->out_norm, src, FMT_OUT_NORM, 0, err));
     if (m->desc.tied) {
         m->head = m->embd;
-        m->decode_bytes += (uint64_t)(m->head.N * m->head.row_bytes);
+        m->decode_bytes += (uint64_t)m->head.N * qnt_row_bytes(m->head.scheme, m->head.K);
     } else {
         Q_TRY(load_weight(m, &m->head, src, FMT_LM_HEAD, 0, NULL, err));
     }

@@ -47,18 +47,17 @@ static const char doc[] =
     "Measure tokens per second of a Qwen checkpoint.\v"
     "Examples:\n"
     "  qwen-benchmark -m out/1-gpu --batch 1,2,4,8\n"
-    "  qwen-benchmark -m out/1-gpu --weight-only int4 --input-len 1024 --output-len 128 --csv\n"
-    "  qwen-benchmark -m datasets/qwen-tiny --dataset datasets/samples.jsonl --batch 4\n\n"
-    "Every run generates exactly the tokens asked for, greedily; stop tokens are ignored.  A run\n"
-    "(with --dataset a run of one prompt) goes before those that are timed.  Prefill and decode\n"
-    "count only steps that do nothing else, decode with the full batch.  The read bandwidth of "
-    "all\n"
-    "threads is measured first; a model that fits into the caches can pass it.  With --dataset "
-    "the\n"
-    "time includes making tokens and text.  A batch that does not fit into memory says so.\n"
-    "--json: model, scheme, head, kv_cache, threads, bandwidth_gb_s, ... and results, a list.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory (no batch fits),\n"
-    "74 read failed, 78 not supported.";
+    "  qwen-benchmark -m out/1-gpu --weight-only int4 --input-len 1024 --csv\n"
+    "  qwen-benchmark -m datasets/qwen-tiny --dataset datasets/samples.jsonl\n\n"
+    "Every run generates exactly the tokens asked for, greedily, and ignores stop\n"
+    "tokens.  A warm-up (with --dataset one prompt) goes before the timed runs.\n"
+    "Prefill and decode rates are those of steps that do nothing else, decode with\n"
+    "the full batch.  The read bandwidth of all threads is measured first; a model\n"
+    "that fits into the caches can pass it.  With --dataset the time includes the\n"
+    "tokenizer.  A batch that does not fit into memory says so in its row.\n"
+    "--json: model, scheme, head, threads, bandwidth_gb_s, ... and results, a list.\n"
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory (no\n"
+    "batch fits), 74 read failed, 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -125,22 +124,13 @@ static q_status prepare(bench *b, cal_workload_kind kind, q_err *err)
     const cal_workload_opts w = { .n = wanted, .new_tokens = n_new, .seed = o->cli.seed };
     q_status st = Q_OK;
 
-    b->info = (rt_bench_info){ .model = o->session.path,
-                               .scheme = b->s->model->scheme,
-                               .head = b->s->model->head.scheme->name,
-                               .kv_cache = b->s->kv_format,
-                               .dataset = o->dataset,
-                               .n_in = o->dataset ? 0
-                                       : o->n_in  ? o->n_in
-                                                  : DEFAULT_IN,
-                               .n_new = n_new,
-                               .threads = b->s->be->threads,
-                               .runs = o->repeat    ? o->repeat
-                                       : o->dataset ? 1
-                                                    : 3,
-                               .seed = o->cli.seed,
-                               .model_bytes = rt_bench_model_bytes(b->s->model),
-                               .load_s = b->s->load_s };
+    rt_bench_describe(&b->info, b->s);
+    b->info.model = o->session.path;
+    b->info.dataset = o->dataset;
+    b->info.n_in = o->dataset ? 0 : o->n_in ? o->n_in : DEFAULT_IN;
+    b->info.n_new = n_new;
+    b->info.runs = o->repeat ? o->repeat : o->dataset ? 1 : 3;
+    b->info.seed = o->cli.seed;
     if (!o->dataset && b->info.n_in + n_new > b->s->desc.max_ctx)
         Q_FAIL(err, Q_EARG,
                "%lld + %lld tokens exceed the %lld positions of the model: lower --input-len or "
@@ -148,6 +138,7 @@ static q_status prepare(bench *b, cal_workload_kind kind, q_err *err)
                (long long)b->info.n_in, (long long)n_new, (long long)b->s->desc.max_ctx);
     if (o->dataset)
         Q_TRY(cal_workload_load(&b->load, b->s, o->dataset, &w, err));
+    b->info.n_prompts = b->load.n;
     if (o->dataset && b->load.n < wanted)
         q_log_warn(&o->cli.log, "%s: only %zu usable prompts, %zu wanted", o->dataset, b->load.n,
                    wanted);
@@ -159,13 +150,14 @@ out:
 static q_status run_once(rt_bench_run *r, const bench *b, rt_engine *e, int batch, int warm_up,
                          q_err *err)
 {
+    const cal_workload_part part = { warm_up ? 1 : b->load.n, batch };
     const rt_bench_shape shape = { .batch = batch,
                                    .n_in = b->info.n_in,
                                    .n_new = b->info.n_new,
                                    .vocab = b->s->desc.vocab,
                                    .seed = b->info.seed };
 
-    return b->info.dataset ? cal_workload_run(r, &b->load, warm_up ? 1 : b->load.n, b->s, e, err)
+    return b->info.dataset ? cal_workload_run(r, &b->load, b->s, e, &part, err)
                            : rt_bench_random(r, e, &shape, err);
 }
 
@@ -186,9 +178,11 @@ static q_status measure(rt_bench_row *row, const bench *b, int batch, q_err *err
         Q_TRY(run_once(&run[i], b, e, batch, 0, &why));
     rt_bench_fill(row, batch, run, (size_t)b->info.runs, &costs);
 out:
-    if (st == Q_ENOMEM)
+    if (st == Q_ENOMEM) { /* a row like others: the next batch may be smaller */
         rt_bench_fill_error(row, batch, costs.memory, why.msg);
-    else if (st != Q_OK)
+        st = Q_OK;
+    }
+    if (st != Q_OK)
         q_fail(err, st, "%s", why.msg);
     rt_engine_close(e);
     return st;
@@ -196,7 +190,8 @@ out:
 
 static void print(q_buf *text)
 {
-    fwrite(text->data, 1, text->size, stdout);
+    if (text->size > 0)
+        fwrite(text->data, 1, text->size, stdout);
     fflush(stdout); /* rows appear as they are measured */
     q_buf_clear(text);
 }
@@ -206,6 +201,7 @@ static q_status run(opts *o, q_err *err)
     q_status st = Q_OK;
     bench b = { .o = o };
     cal_workload_kind kind = CAL_ARTICLES;
+    rt_bench_form form;
     int done = 0;
 
     if (o->dataset)
@@ -215,21 +211,16 @@ static q_status run(opts *o, q_err *err)
     o->session.tokenizer_optional = !o->dataset;
     Q_TRY(rt_session_open(&b.s, &o->session, &o->cli.log, err));
     Q_TRY(prepare(&b, kind, err));
-    Q_TRY(rt_bench_report_begin(&b.report,
-                                o->cli.json ? RT_BENCH_JSON
-                                : o->csv    ? RT_BENCH_CSV
-                                            : RT_BENCH_TABLE,
-                                &b.info, err));
+    form = o->cli.json ? RT_BENCH_JSON : o->csv ? RT_BENCH_CSV : RT_BENCH_TABLE;
+    Q_TRY(rt_bench_report_begin(&b.report, form, &b.info, err));
     print(&b.report.text);
     for (int i = 0; i < o->n_batch; i++) {
         rt_bench_row row;
 
-        st = measure(&row, &b, o->batch[i], err);
-        if (st != Q_OK && st != Q_ENOMEM)
-            goto out;
-        done += st == Q_OK;
+        Q_TRY(measure(&row, &b, o->batch[i], err));
         Q_TRY(rt_bench_report_row(&b.report, &row, err));
         print(&b.report.text);
+        done += row.error[0] == '\0';
     }
     Q_TRY(rt_bench_report_end(&b.report, err));
     print(&b.report.text);

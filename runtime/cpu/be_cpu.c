@@ -23,16 +23,16 @@
  * with 4 KiB pages every one of them costs a page walk. */
 #define HUGE_FROM ((size_t)4 << 20)
 
-/* Freed with free(): aligned_alloc both times, as q_malloc does. */
-static void *block_alloc(size_t bytes)
+/* Freed with free(), and so is what q_malloc gives. */
+void *cpu_block_alloc(size_t bytes)
 {
     void *p;
 
     if (bytes < HUGE_FROM)
         return q_malloc(bytes ? bytes : 1);
-    p = aligned_alloc(HUGE, bytes / CPU_ALIGN * CPU_ALIGN + CPU_ALIGN);
-    if (p)
-        (void)madvise(p, bytes, MADV_HUGEPAGE); /* advice: refused where it is switched off */
+    if (posix_memalign(&p, HUGE, bytes) != 0)
+        return NULL;
+    (void)madvise(p, bytes, MADV_HUGEPAGE); /* advice: refused where it is switched off */
     return p;
 }
 
@@ -77,7 +77,7 @@ static q_status open_isa(rt_backend *be, cpu_isa isa, q_err *err)
     c->scratch_bytes =
         max_size(max_size(cpu_linear_scratch(), cpu_attn_scratch()), cpu_pick_scratch());
     c->scratch_bytes = (c->scratch_bytes + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
-    if (!(c->scratch = block_alloc(c->scratch_bytes * (size_t)c->threads)))
+    if (!(c->scratch = cpu_block_alloc(c->scratch_bytes * (size_t)c->threads)))
         Q_FAIL(err, Q_ENOMEM, "cpu: no memory for the scratch of %d threads", c->threads);
     qnt_linalg_init();
     be->impl = c;
@@ -112,7 +112,7 @@ static void close_cpu(rt_backend *be)
 
 static q_status alloc_cpu(rt_backend *be, size_t bytes, void **out, q_err *err)
 {
-    void *p = block_alloc(bytes);
+    void *p = cpu_block_alloc(bytes);
 
     (void)be;
     if (!p)
@@ -142,55 +142,6 @@ static q_status sync_cpu(rt_backend *be, q_err *err)
     return Q_OK;
 }
 
-static int is_w4(const qnt_scheme *s)
-{
-    return strcmp(s->name, "w4") == 0;
-}
-
-/* One row into the order of cpu.h.  dst is filled with zero codes (nibbles of 8) before. */
-static void pack_w4_row(uint8_t *dst, const uint8_t *src, int64_t K)
-{
-    for (int64_t k = 0; k < K; k++) {
-        const unsigned code = k % 2 == 0 ? src[k / 2] & 15u : (unsigned)src[k / 2] >> 4;
-        const int64_t in = k % CPU_W4_BLOCK, word = in % 16, nibble = in / 16;
-        uint8_t *p = dst + k / CPU_W4_BLOCK * CPU_W4_BLOCK / 2 + 4 * word + nibble / 2;
-
-        *p = (uint8_t)(nibble % 2 == 0 ? (*p & 0xf0u) | code : (*p & 0x0fu) | code << 4);
-    }
-}
-
-static q_status prep_simd(const cpu_be *c, const qnt_tensor *src, rt_weight *dst, q_err *err)
-{
-    const int w4 = is_w4(src->scheme);
-    const size_t in = qnt_row_bytes(src->scheme, src->K);
-    const size_t K_pad = ((size_t)src->K + CPU_W4_BLOCK - 1) / CPU_W4_BLOCK * CPU_W4_BLOCK;
-    const size_t row = w4 ? K_pad / 2 : (in + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
-    size_t bytes;
-    char *p;
-
-    if (!q_mul_ok((size_t)src->N, row, &bytes))
-        return q_fail(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space",
-                      (long long)src->N, (long long)src->K);
-    if (!(p = block_alloc(bytes)))
-        return q_fail(err, Q_ENOMEM, "cpu: no memory for a weight of %zu bytes", bytes);
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t n = 0; n < src->N; n++) {
-        const char *from = (const char *)src->codes + (size_t)n * in;
-        char *to = p + (size_t)n * row;
-
-        if (w4) {
-            memset(to, 0x88, row);
-            pack_w4_row((uint8_t *)to, (const uint8_t *)from, src->K);
-        } else {
-            memcpy(to, from, in);
-            memset(to + in, 0, row - in);
-        }
-    }
-    dst->data = p;
-    dst->row_bytes = (int64_t)row;
-    return Q_OK;
-}
-
 static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
 {
     q_status st = Q_OK;
@@ -200,12 +151,12 @@ static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err 
     if (src->N < 1 || src->K < 1 || src->N > INT32_MAX || src->K > INT32_MAX)
         Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld]: each side must be 1 .. 2^31 - 1",
                (long long)src->N, (long long)src->K);
-    if (c->isa == CPU_REF) {
+    if (cpu_panel_of(c->isa, src->scheme)) {
+        Q_TRY(cpu_panel_pack(&w, src, c->threads, err));
+        q_free(src->codes);
+    } else {
         w.row_bytes = (int64_t)qnt_row_bytes(src->scheme, src->K);
         w.data = src->codes;
-    } else {
-        Q_TRY(prep_simd(c, src, &w, err));
-        q_free(src->codes);
     }
     w.scale = src->scale;
     w.bias = src->bias;

@@ -48,58 +48,141 @@ static inline void *cpu_scratch(const cpu_be *c) /* of the calling thread */
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
-/* Elements k0 .. k0 + n - 1 of one row as f32; k0 is a multiple of 128. */
-typedef void cpu_deq_fn(float *dst, const rt_weight *w, int64_t row, int64_t k0, int64_t n);
+/* Layout of weights for the SIMD kernels, made by prep: panels of CPU_PANEL rows.  A panel holds
+ * the 16 codes of k = 0, then those of k = 1, and so on; a vector of codes is 16 rows at one k.
+ *
+ *     f32 f16 bf16 w8   [panels][K][16] elements
+ *     w4                [panels][ceil(K / 8)][16] words of 32 bits: 8 codes of one row, the first
+ * in the low nibble (8 successive k, as in the canonical order)
+ *
+ * Missing rows of the last panel and missing codes of the last word are the code of zero. rt_weight
+ * keeps N, K and, in row_bytes, the bytes of a panel.  "cpu-ref", and a scheme without such a
+ * kernel, keep the canonical rows. */
+#define CPU_PANEL 16
 
-cpu_deq_fn *cpu_deq_of(cpu_isa isa, const rt_weight *w);
-cpu_deq_fn cpu_deq_ref, cpu_deq_w4_avx2, cpu_deq_w4_avx512;
+static inline int64_t cpu_round_up(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
 
-/* Layout of w4 for the SIMD kernels, made by prep.  A block is 128 codes in 64 bytes, seen as 16
- * words of 32 bits: nibble j of word i is code 16 j + i, so that a shift by 4 j brings codes
- * 16 j .. 16 j + 15 to the bottom of the 16 words.  Rows are padded with the code of zero. */
-#define CPU_W4_BLOCK 128
+/* In panel.c.  pack: dst->data and dst->row_bytes from src, threads as given; row: one row as f32.
+ */
+q_status cpu_panel_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_err *err);
+void cpu_panel_row(float *dst, const rt_weight *w, int64_t row);
+
+void *cpu_block_alloc(size_t bytes); /* be_cpu.c; freed with free() */
 
 /* ---- linear -------------------------------------------------------------------------------- */
 
-#define CPU_GEMV_M    8  /* most tokens of one kernel call */
-#define CPU_GEMV_ROWS 32 /* most rows of one kernel call */
+#define CPU_TILE_M  12  /* tokens of one kernel call */
+#define CPU_FEW     4   /* up to here x is read in place, and all of K at once */
+#define CPU_TILE_K  512 /* of K: a tile of x is 24 KiB and stays in L1 */
+#define CPU_GROUP_M 96  /* tokens of one piece */
+#define CPU_BLOCK_N 128 /* rows of one piece */
 
-/* out[j * CPU_GEMV_ROWS + i] = x_j . w_(row + i) for i < rows, j < m; without bias.
- *   x [m] rows ldx apart, each [K] */
-typedef void cpu_gemv_fn(float *out, const rt_weight *w, int64_t row, int rows, const float *x,
-                         int64_t ldx, int m);
+/* Distance of rows in a tile of x.  Not a power of two: rows 4 KiB apart would share the 8 ways of
+ * one set of L1. */
+#define CPU_LDX (CPU_TILE_K + 16)
 
-cpu_gemv_fn cpu_gemv_ref;
-cpu_gemv_fn cpu_gemv_f32_avx2, cpu_gemv_f16_avx2, cpu_gemv_bf16_avx2, cpu_gemv_w8_avx2,
-    cpu_gemv_w4_avx2;
-cpu_gemv_fn cpu_gemv_f32_avx512, cpu_gemv_f16_avx512, cpu_gemv_bf16_avx512, cpu_gemv_w8_avx512,
-    cpu_gemv_w4_avx512;
+/* One kernel call: out += x times panels.
+ *   x    [m] rows ldx apart, n of K; m > CPU_FEW: ldx is CPU_LDX
+ *   w    first panel, from the k of x on; panels lie panel_bytes apart
+ *   out  [m] rows CPU_BLOCK_N apart, 16 columns for each panel; sums of codes, without scale */
+typedef struct cpu_mul {
+    const float *x;
+    int64_t ldx;
+    int m;
+    int64_t n;
+    const char *w;
+    int64_t panel_bytes;
+    int64_t k_bytes; /* from one k to the next; not used by w4 */
+    int panels;
+    float *out;
+} cpu_mul;
+
+typedef void cpu_panel_fn(const cpu_mul *a);
+
+cpu_panel_fn cpu_panel_f32_avx2, cpu_panel_f16_avx2, cpu_panel_bf16_avx2, cpu_panel_w8_avx2,
+    cpu_panel_w4_avx2;
+cpu_panel_fn cpu_panel_f32_avx512, cpu_panel_f16_avx512, cpu_panel_bf16_avx512, cpu_panel_w8_avx512,
+    cpu_panel_w4_avx512;
+
+/* NULL: weights of this scheme stay in canonical rows */
+cpu_panel_fn *cpu_panel_of(cpu_isa isa, const qnt_scheme *s);
+
+/* The product of one piece, scaled: out[t, i] = x_t . w_(n0 + i), t < m <= CPU_GROUP_M, i < n <=
+ * CPU_BLOCK_N.
+ *   x    [m, K] f32      out  [m] rows CPU_BLOCK_N apart
+ *   tmp  CPU_JOB_TMP floats of scratch */
+typedef struct cpu_job {
+    const rt_weight *w;
+    int64_t n0;
+    int n;
+    const float *x;
+    int m;
+    float *out, *tmp;
+    cpu_panel_fn *panel;
+} cpu_job;
+
+#define CPU_JOB_TMP (CPU_BLOCK_N * CPU_TILE_K)
+
+typedef void cpu_job_fn(const cpu_job *j);
+
+cpu_job_fn cpu_mul_panels;             /* panel.c */
+cpu_job_fn cpu_mul_rows, cpu_mul_gemm; /* rows_ref.c */
 
 size_t cpu_linear_scratch(void); /* bytes per thread */
 
 /* ---- attention ----------------------------------------------------------------------------- */
 
-#define CPU_ATTN_ROWS 64 /* query rows of one piece */
+#define CPU_ATTN_ROWS 96 /* query rows of one piece: 8 full tiles */
 
-/* One piece of attention: query rows that read the same kv head, and their running softmax.
- * A page is visible to row r up to key n_keys[r] - 1. */
+/* Kernels of attention for one instruction set; head widths are multiples of 16.  k, v: the rows of
+ * a page, [n, hd] in the KV format; n <= RT_PAGE. */
+typedef struct cpu_attn_kernels {
+    cpu_isa isa;
+    cpu_panel_fn *panel[FMT_BF16 + 1]; /* by KV format */
+    /* One row of scores into weights: p = exp(s - max), 0 from n on (1 <= n <= RT_PAGE); *max and
+     * *sum are brought up to date; earlier sums must be multiplied with the result.  s, p
+     * [RT_PAGE], may be the same. */
+    float (*softmax)(float *p, const float *s, int n, float *max, float *sum);
+    /* k as panels of 16 keys: [n / 16, rounded up][hd][16] elements; what lies behind key n - 1 in
+     * the last panel is arbitrary. */
+    void (*turn)(void *panels, const void *k, fmt_dtype type, int n, int64_t hd);
+    /* For one query row, where no product of matrices is worth its preparation: s = q k', and
+     * o += p v.
+     * axpy: the first `width` columns, a multiple of 16 and at most CPU_BLOCK_N. */
+    void (*dots)(float *s, const float *q, const void *k, fmt_dtype type, int n, int64_t hd);
+    void (*axpy)(float *o, const float *p, const void *v, fmt_dtype type, int n, int64_t hd,
+                 int64_t width);
+} cpu_attn_kernels;
+
+void cpu_attn_turn_avx2(void *panels, const void *k, fmt_dtype type, int n, int64_t hd);
+extern const cpu_attn_kernels cpu_attn_avx2, cpu_attn_avx512;
+
+/* One piece: query rows that read the same kv head, and their running softmax. */
 typedef struct cpu_attn {
+    const cpu_attn_kernels *kernels; /* NULL: plain C */
     int rows;
     int64_t hd;
     fmt_dtype kv;
-    float *q;         /* [rows, hd], already divided by sqrt(hd) */
-    float *o;         /* [rows, hd], weighted sum so far, not yet divided by sum */
+    float *x; /* [rows] CPU_LDX apart: q / sqrt(hd), from CPU_MAX_HD on the weights of a page */
+    float *o; /* weighted sum so far: [hd / CPU_BLOCK_N, rounded up][rows][CPU_BLOCK_N] */
     float *max, *sum; /* [rows] */
-    int *n_keys;      /* [rows], 0 .. RT_PAGE, of the page at hand */
-    float *tmp;       /* CPU_ATTN_TMP floats of the kernel */
+    int *n_keys;      /* [rows] keys of the page at hand that the row sees, 0 .. RT_PAGE */
+    float *scores;    /* [CPU_TILE_M, CPU_BLOCK_N] */
+    void *k_panels;   /* [RT_PAGE / CPU_PANEL][hd][CPU_PANEL] in the KV format */
 } cpu_attn;
 
-#define CPU_ATTN_TMP (CPU_ATTN_ROWS * RT_PAGE + 2 * RT_PAGE * CPU_MAX_HD)
+/* element i of row r */
+static inline float *cpu_attn_o(const cpu_attn *a, int r, int64_t i)
+{
+    return a->o + (i / CPU_BLOCK_N * CPU_ATTN_ROWS + r) * CPU_BLOCK_N + i % CPU_BLOCK_N;
+}
 
-/* Adds one page: k and v [RT_PAGE, hd] in the KV format. */
-typedef void cpu_attn_fn(cpu_attn *a, const void *k, const void *v);
-
-cpu_attn_fn cpu_attn_page_ref;
+/* Adds one page: k and v [RT_PAGE, hd] in the KV format; next: the keys of the page after it or
+ * NULL, fetched ahead.  In attn_page.c. */
+void cpu_attn_page(cpu_attn *a, const void *k, const void *v, const void *next);
 
 size_t cpu_attn_scratch(void); /* bytes per thread */
 

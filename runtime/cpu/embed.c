@@ -1,19 +1,26 @@
-/* Rows of the embedding table, widened to f32.  The table may have any scheme: a tied head that was
- * quantized serves both. */
+/* Rows of the embedding table, widened to f32.  The table may have any scheme and any layout: a
+ * tied head that was quantized serves both. */
 #include "runtime/cpu/cpu.h"
 
 q_status cpu_embed(rt_backend *be, const rt_embed_args *a, q_err *err)
 {
     const rt_weight *w = a->w;
-    cpu_deq_fn *deq = cpu_deq_of(cpu_of(be)->isa, w);
-    float *y = a->y;
+    const int panels = cpu_panel_of(cpu_of(be)->isa, w->scheme) != NULL;
 
     for (int t = 0; t < a->b->n_tok; t++)
         if (a->b->tok[t] < 0 || a->b->tok[t] >= w->N)
             return q_fail(err, Q_EARG, "embed: token id %d, the table has %lld rows", a->b->tok[t],
                           (long long)w->N);
 #pragma omp parallel for num_threads(cpu_of(be)->threads) schedule(static) if (a->b->n_tok > 8)
-    for (int t = 0; t < a->b->n_tok; t++)
-        deq(y + (int64_t)t * w->K, w, a->b->tok[t], 0, w->K);
+    for (int t = 0; t < a->b->n_tok; t++) {
+        const int64_t id = a->b->tok[t];
+        float *y = (float *)a->y + t * w->K;
+
+        if (panels)
+            cpu_panel_row(y, w, id);
+        else
+            w->scheme->dequantize_row(y, (const char *)w->data + id * w->row_bytes,
+                                      w->scale ? w->scale[id] : 1.0f, w->K);
+    }
     return Q_OK;
 }

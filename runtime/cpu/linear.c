@@ -1,62 +1,55 @@
 /* y = x W' + b with an epilogue, for any scheme and any number of tokens.
  *
- * Few tokens: GEMV kernels, which stream the codes once for up to CPU_GEMV_M tokens.  Many tokens:
- * a tile of weight rows is dequantized into the scratch of a thread, where it stays in the cache,
- * and multiplied by all tokens.  The first row of the table that fits decides; the last one takes
- * anything.
+ * The work is cut into pieces of a block of output columns and a group of tokens; for SILU_MUL a
+ * piece takes the same columns of the gate and of the up half.  The product of a piece goes to
+ * scratch, and bias, sum and silu are applied from there while it is hot.  The size of a piece
+ * depends on the shape alone, never on the number of threads.
  *
- * A piece is a fixed block of output columns, for SILU_MUL the same block of the gate and of the up
- * half, so that bias, sum and silu are applied while the values are hot. */
-#include <math.h>
+ * Which product: the first row of the table whose scheme and instruction set fit and that takes
+ * this many tokens.  The last rows take anything. */
 #include <string.h>
 
-#include "quant/linalg.h"
 #include "runtime/cpu/cpu.h"
-
-/* Rows of a dequantized tile, and how much of K at a time: 256 KiB, half of a small L2. */
-#define TILE_N 128
-#define TILE_K 512
+#include "runtime/cpu/cpu_math.h"
 
 typedef struct linear_row {
     const char *scheme; /* NULL: any */
-    int m_max;          /* tokens */
-    cpu_isa isa;
-    cpu_gemv_fn *gemv; /* NULL: dequantize a tile, then GEMM */
+    int64_t m_max;      /* tokens */
+    cpu_isa isa;        /* CPU_REF: any */
+    cpu_job_fn *mul;
+    cpu_panel_fn *panel; /* of cpu_mul_panels; such weights are kept in panels */
 } linear_row;
 
+#define ANY INT64_MAX
+
 static const linear_row rows[] = {
-    { "f32", CPU_GEMV_M, CPU_AVX512, cpu_gemv_f32_avx512 },
-    { "f16", CPU_GEMV_M, CPU_AVX512, cpu_gemv_f16_avx512 },
-    { "bf16", CPU_GEMV_M, CPU_AVX512, cpu_gemv_bf16_avx512 },
-    { "w8", CPU_GEMV_M, CPU_AVX512, cpu_gemv_w8_avx512 },
-    { "w4", CPU_GEMV_M, CPU_AVX512, cpu_gemv_w4_avx512 },
-    { "f32", CPU_GEMV_M, CPU_AVX2, cpu_gemv_f32_avx2 },
-    { "f16", CPU_GEMV_M, CPU_AVX2, cpu_gemv_f16_avx2 },
-    { "bf16", CPU_GEMV_M, CPU_AVX2, cpu_gemv_bf16_avx2 },
-    { "w8", CPU_GEMV_M, CPU_AVX2, cpu_gemv_w8_avx2 },
-    { "w4", CPU_GEMV_M, CPU_AVX2, cpu_gemv_w4_avx2 },
-    { NULL, CPU_GEMV_M, CPU_REF, cpu_gemv_ref },
+    { "f32", ANY, CPU_AVX512, cpu_mul_panels, cpu_panel_f32_avx512 },
+    { "f16", ANY, CPU_AVX512, cpu_mul_panels, cpu_panel_f16_avx512 },
+    { "bf16", ANY, CPU_AVX512, cpu_mul_panels, cpu_panel_bf16_avx512 },
+    { "w8", ANY, CPU_AVX512, cpu_mul_panels, cpu_panel_w8_avx512 },
+    { "w4", ANY, CPU_AVX512, cpu_mul_panels, cpu_panel_w4_avx512 },
+    { "f32", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_f32_avx2 },
+    { "f16", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_f16_avx2 },
+    { "bf16", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_bf16_avx2 },
+    { "w8", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w8_avx2 },
+    { "w4", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w4_avx2 },
+    { NULL, CPU_TILE_M, CPU_REF, cpu_mul_rows, NULL },
+    { NULL, ANY, CPU_REF, cpu_mul_gemm, NULL },
 };
 
-static cpu_gemv_fn *gemv_of(cpu_isa isa, const rt_weight *w, int64_t n_tok)
+static const linear_row *row_of(cpu_isa isa, const qnt_scheme *s, int64_t n_tok)
 {
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if ((!rows[i].scheme || strcmp(rows[i].scheme, w->scheme->name) == 0) &&
-            n_tok <= rows[i].m_max && rows[i].isa == isa)
-            return rows[i].gemv;
-    return NULL;
+    const linear_row *r = rows;
+
+    while ((r->scheme && strcmp(r->scheme, s->name) != 0) || n_tok > r->m_max ||
+           (r->isa != CPU_REF && r->isa != isa))
+        r++;
+    return r;
 }
 
-cpu_deq_fn *cpu_deq_of(cpu_isa isa, const rt_weight *w)
+cpu_panel_fn *cpu_panel_of(cpu_isa isa, const qnt_scheme *s)
 {
-    if (isa == CPU_REF || strcmp(w->scheme->name, "w4") != 0)
-        return cpu_deq_ref;
-    return isa == CPU_AVX512 ? cpu_deq_w4_avx512 : cpu_deq_w4_avx2;
-}
-
-static float silu(float v)
-{
-    return v / (1.0f + expf(-v));
+    return row_of(isa, s, 1)->panel;
 }
 
 static float bias_at(const rt_weight *w, int64_t n)
@@ -64,72 +57,53 @@ static float bias_at(const rt_weight *w, int64_t n)
     return w->bias ? w->bias[n] : 0.0f;
 }
 
-/* One block of columns for all tokens: n0 .. n0 + n - 1 of y. */
-static void gemv_block(const rt_linear_args *a, cpu_gemv_fn *gemv, int64_t n0, int n)
+/* The product for rows n0 .. n0 + n - 1 of W.  Panels start at multiples of CPU_PANEL, so an odd
+ * start takes a few rows before it; the result then begins that much later. */
+static const float *product(const linear_row *row, cpu_job job, int64_t n0, int n)
+{
+    const int before = row->panel ? (int)(n0 % CPU_PANEL) : 0;
+
+    job.n0 = n0 - before;
+    job.n = n + before;
+    row->mul(&job);
+    return job.out + before;
+}
+
+/* columns n0 .. n0 + n - 1 of y, tokens t0 .. t0 + m - 1 */
+static void piece(const rt_linear_args *a, const linear_row *row, float *scratch, int64_t n0, int n,
+                  int64_t t0, int m)
 {
     const rt_weight *w = a->w;
     const int64_t half = w->N / 2, ldy = a->epi == RT_EPI_SILU_MUL ? half : w->N;
-    float g[CPU_GEMV_M * CPU_GEMV_ROWS], u[CPU_GEMV_M * CPU_GEMV_ROWS];
+    cpu_job job = { .w = w,
+                    .x = (const float *)a->x + t0 * w->K,
+                    .m = m,
+                    .tmp = scratch,
+                    .out = scratch + CPU_JOB_TMP,
+                    .panel = row->panel };
+    const float *g = product(row, job, n0, n), *u = NULL;
 
-    for (int64_t t = 0; t < a->n_tok; t += CPU_GEMV_M) {
-        const int m = a->n_tok - t < CPU_GEMV_M ? (int)(a->n_tok - t) : CPU_GEMV_M;
-        const float *x = (const float *)a->x + t * w->K;
-        float *y = (float *)a->y + t * ldy + n0;
-
-        gemv(g, w, n0, n, x, w->K, m);
-        if (a->epi == RT_EPI_SILU_MUL)
-            gemv(u, w, half + n0, n, x, w->K, m);
-        for (int j = 0; j < m; j++, y += ldy)
-            for (int i = 0; i < n; i++) {
-                const float v = g[j * CPU_GEMV_ROWS + i] + bias_at(w, n0 + i);
-
-                if (a->epi == RT_EPI_SILU_MUL)
-                    y[i] = silu(v) * (u[j * CPU_GEMV_ROWS + i] + bias_at(w, half + n0 + i));
-                else
-                    y[i] = a->epi == RT_EPI_ADD ? y[i] + v : v;
-            }
+    if (a->epi == RT_EPI_SILU_MUL) {
+        job.out += CPU_GROUP_M * CPU_BLOCK_N;
+        u = product(row, job, half + n0, n);
     }
-}
+    for (int t = 0; t < m; t++) {
+        float *y = (float *)a->y + (t0 + t) * ldy + n0;
 
-/* out[, 0 .. n - 1] = or += x times rows n0 .. n0 + n - 1, bias added */
-static void gemm_tile(const rt_linear_args *a, cpu_deq_fn *deq, float *tile, int64_t n0, int64_t n,
-                      float *out, int64_t ldo, int add)
-{
-    const rt_weight *w = a->w;
+        for (int i = 0; i < n; i++) {
+            const float v = g[t * CPU_BLOCK_N + i] + bias_at(w, n0 + i);
 
-    for (int64_t k0 = 0; k0 < w->K; k0 += TILE_K) {
-        const int64_t k = w->K - k0 < TILE_K ? w->K - k0 : TILE_K;
-
-        for (int64_t i = 0; i < n; i++)
-            deq(tile + i * TILE_K, w, n0 + i, k0, k);
-        qnt_gemm_nt(a->n_tok, n, k, (const float *)a->x + k0, w->K, tile, TILE_K,
-                    add || k0 > 0 ? 1.0f : 0.0f, out, ldo);
+            if (u)
+                y[i] = cpu_silu(v) * (u[t * CPU_BLOCK_N + i] + bias_at(w, half + n0 + i));
+            else
+                y[i] = a->epi == RT_EPI_ADD ? y[i] + v : v;
+        }
     }
-    if (w->bias)
-        for (int64_t t = 0; t < a->n_tok; t++)
-            for (int64_t i = 0; i < n; i++)
-                out[t * ldo + i] += w->bias[n0 + i];
-}
-
-static void gemm_block(const rt_linear_args *a, cpu_deq_fn *deq, float *tile, int64_t n0, int64_t n)
-{
-    const int64_t N = a->w->N, half = N / 2;
-    float *tmp = a->tmp, *y = a->y;
-
-    if (a->epi != RT_EPI_SILU_MUL) {
-        gemm_tile(a, deq, tile, n0, n, y + n0, N, a->epi == RT_EPI_ADD);
-        return;
-    }
-    gemm_tile(a, deq, tile, n0, n, tmp + n0, N, 0);
-    gemm_tile(a, deq, tile, half + n0, n, tmp + half + n0, N, 0);
-    for (int64_t t = 0; t < a->n_tok; t++)
-        for (int64_t i = n0; i < n0 + n; i++)
-            y[t * half + i] = silu(tmp[t * N + i]) * tmp[t * N + half + i];
 }
 
 size_t cpu_linear_scratch(void)
 {
-    return (size_t)TILE_N * TILE_K * sizeof(float);
+    return (CPU_JOB_TMP + 2 * CPU_GROUP_M * CPU_BLOCK_N) * sizeof(float);
 }
 
 q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)
@@ -137,22 +111,27 @@ q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)
     const cpu_be *c = cpu_of(be);
     const rt_weight *w = a->w;
     const int64_t cols = a->epi == RT_EPI_SILU_MUL ? w->N / 2 : w->N;
-    cpu_gemv_fn *gemv = gemv_of(c->isa, w, a->n_tok);
-    cpu_deq_fn *deq = cpu_deq_of(c->isa, w);
-    const int64_t step = gemv ? CPU_GEMV_ROWS : TILE_N, blocks = (cols + step - 1) / step;
+    const linear_row *row = row_of(c->isa, w->scheme, a->n_tok);
+    /* an up half that starts inside a panel costs one more (product) */
+    const int64_t pad = a->epi == RT_EPI_SILU_MUL && cols % CPU_PANEL != 0 ? CPU_PANEL : 0;
+    /* few tokens: small blocks, so that even a narrow weight gives every core something */
+    const int64_t n_step = a->n_tok <= CPU_TILE_M ? 32 : CPU_BLOCK_N - pad;
+    const int64_t blocks = (cols + n_step - 1) / n_step;
+    const int64_t groups = (a->n_tok + CPU_GROUP_M - 1) / CPU_GROUP_M;
+    const int64_t pieces = blocks * groups;
+    /* a thread takes runs of them, so that it reads one stretch of memory; enough runs to balance
+     */
+    const int64_t run = 1 + pieces / (16 * c->threads);
 
     if (a->epi == RT_EPI_SILU_MUL && w->N % 2 != 0)
         return q_fail(err, Q_ESHAPE, "linear: %lld rows have no gate and up half", (long long)w->N);
-    if (a->n_tok < 1)
-        return Q_OK;
-#pragma omp parallel for num_threads(c->threads) schedule(dynamic)
-    for (int64_t i = 0; i < blocks; i++) {
-        const int64_t n0 = i * step, n = cols - n0 < step ? cols - n0 : step;
+#pragma omp parallel for num_threads(c->threads) schedule(dynamic, run) if (pieces > 1)
+    for (int64_t i = 0; i < pieces; i++) {
+        const int64_t n0 = i / groups * n_step, t0 = i % groups * CPU_GROUP_M;
+        const int64_t n = cols - n0 < n_step ? cols - n0 : n_step;
+        const int64_t m = a->n_tok - t0 < CPU_GROUP_M ? a->n_tok - t0 : CPU_GROUP_M;
 
-        if (gemv)
-            gemv_block(a, gemv, n0, (int)n);
-        else
-            gemm_block(a, deq, cpu_scratch(c), n0, n);
+        piece(a, row, cpu_scratch(c), n0, (int)n, t0, (int)m);
     }
     return Q_OK;
 }

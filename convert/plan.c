@@ -1,0 +1,275 @@
+/* Building the plan.
+ *
+ * Memory.  A thread has a strip of the source, the same strip after the cast when the types differ,
+ * and the whole of a transposed file: its rows are complete only when the last strip has arrived.
+ * All together stay below twice the largest tensor plus 256 MiB; more threads than that allows are
+ * not started. */
+#include "convert/plan.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "convert/pool.h"
+#include "formats/base/q_file.h"
+#include "formats/ft_dir.h"
+
+#define STRIP_BYTES ((size_t)1 << 20)
+#define SLACK_BYTES ((uint64_t)256 << 20)
+#define SELF_BYTES  ((uint64_t)3 << 20) /* program, libraries, tables: measured, 2 to 4 MiB */
+#define BLOCK       4096                /* of a file system: the last block of a file counts */
+
+static int has_suffix(const char *name, const char *suffix)
+{
+    const size_t n = strlen(name), k = strlen(suffix);
+
+    return n >= k && strcmp(name + n - k, suffix) == 0;
+}
+
+/* Tensor data, what it needs around it, and what we write ourselves do not go along. */
+static int is_left_behind(const char *name)
+{
+    static const char *const weights[] = { ".safetensors", ".bin",  ".index.json", ".h5",  ".pt",
+                                           ".pth",         ".gguf", ".msgpack",    ".onnx" };
+
+    for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
+        if (has_suffix(name, weights[i]))
+            return 1;
+    return name[0] == '.' || strcmp(name, "config.ini") == 0 || strcmp(name, CVT_MANIFEST) == 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const cvt_copy *)a)->name, ((const cvt_copy *)b)->name);
+}
+
+static q_status add_copy(cvt_plan *p, size_t *cap, const char *dir, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    q_file *f = NULL;
+
+    if (!cvt_manifest_name_ok(name))
+        Q_FAIL(err, Q_EFORMAT, "%s: file name '%s' is not printable ASCII: rename or remove it",
+               dir, name);
+    if (p->n_copies == *cap) {
+        const size_t more = *cap ? 2 * *cap : 16;
+        cvt_copy *grown = q_calloc(more, sizeof *grown);
+
+        if (!grown)
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu file names", dir, more);
+        if (p->n_copies)
+            memcpy(grown, p->copy, p->n_copies * sizeof *grown);
+        q_free(p->copy);
+        p->copy = grown;
+        *cap = more;
+    }
+    Q_TRY(q_file_open_in(&f, dir, name, err));
+    if (!(p->copy[p->n_copies].name = q_strdup(name)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
+    p->copy[p->n_copies++].bytes = q_file_bytes(f);
+out:
+    q_file_close(f);
+    return st;
+}
+
+/* Plain files only; a directory, a FIFO or a device is none, a link is judged when it is opened. */
+static q_status is_candidate(int *yes, int dirfd, const char *dir, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    struct stat sb;
+
+    *yes = 0;
+    if (is_left_behind(name))
+        return Q_OK;
+    if (fstatat(dirfd, name, &sb, AT_SYMLINK_NOFOLLOW) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s/%s: stat", dir, name);
+    *yes = S_ISREG(sb.st_mode) || S_ISLNK(sb.st_mode);
+out:
+    return st;
+}
+
+static q_status list_copies(cvt_plan *p, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *dir = fmt_src_dir(p->src);
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    size_t cap = 0;
+    int yes = 0;
+
+    if (!d)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot list the directory", dir);
+    for (errno = 0; (e = readdir(d)); errno = 0) {
+        Q_TRY(is_candidate(&yes, dirfd(d), dir, e->d_name, err));
+        if (yes)
+            Q_TRY(add_copy(p, &cap, dir, e->d_name, err));
+    }
+    if (errno != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot list the directory", dir);
+    if (p->n_copies)
+        qsort(p->copy, p->n_copies, sizeof *p->copy, by_name);
+out:
+    if (d)
+        closedir(d);
+    return st;
+}
+
+static q_status list_items(cvt_plan *p, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(p->src);
+    fmt_ft_file f;
+    size_t n = 0;
+
+    while (fmt_ft_file_at(&f, m, p->opt.ranks, n))
+        n++;
+    if (!(p->item = q_calloc(n, sizeof *p->item)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for a plan of %zu files", n);
+    for (; p->n_items < n; p->n_items++) {
+        cvt_item *it = &p->item[p->n_items];
+
+        fmt_ft_file_at(&it->file, m, p->opt.ranks, p->n_items);
+        it->from = fmt_src_dtype(p->src, it->file.ref);
+        it->bytes =
+            (uint64_t)it->file.rows * (uint64_t)it->file.cols * fmt_dtype_bytes(p->opt.store);
+    }
+out:
+    return st;
+}
+
+/* Elements of a box in the direction that a strip keeps whole. */
+static int64_t strip_width(const cvt_plan *p, const cvt_item *it, int seg)
+{
+    const fmt_box b = it->file.seg[seg].box;
+
+    return it->file.transposed && p->along_k ? b.n1 - b.n0 : b.k1 - b.k0;
+}
+
+int64_t cvt_plan_step(const cvt_plan *p, const cvt_item *it, int seg)
+{
+    const fmt_box b = it->file.seg[seg].box;
+    const int64_t along = it->file.transposed && p->along_k ? b.k1 - b.k0 : b.n1 - b.n0;
+    const int64_t width = strip_width(p, it, seg);
+    int64_t step = (int64_t)(STRIP_BYTES / fmt_dtype_bytes(it->from)) / width;
+
+    if (step > 64)
+        step = step / 64 * 64; /* whole cache lines of the turned rows */
+    return step < 1 ? 1 : step < along ? step : along;
+}
+
+static void size_buffers(cvt_plan *p)
+{
+    uint64_t largest = 0, per_thread;
+
+    for (size_t i = 0; i < p->n_items; i++) {
+        const cvt_item *it = &p->item[i];
+        const uint64_t source =
+            it->bytes / fmt_dtype_bytes(p->opt.store) * fmt_dtype_bytes(it->from);
+
+        for (int k = 0; k < it->file.n_seg; k++) {
+            const size_t n = (size_t)(cvt_plan_step(p, it, k) * strip_width(p, it, k));
+            const size_t strip = n * fmt_dtype_bytes(it->from);
+            const size_t cast = it->from == p->opt.store ? 0 : n * fmt_dtype_bytes(p->opt.store);
+
+            p->strip = strip > p->strip ? strip : p->strip;
+            p->cast = cast > p->cast ? cast : p->cast;
+        }
+        if (it->file.transposed && it->bytes > p->turned)
+            p->turned = (size_t)it->bytes;
+        largest = it->bytes > largest ? it->bytes : largest;
+        largest = source > largest ? source : largest;
+    }
+    per_thread = (uint64_t)p->strip + p->cast + p->turned;
+    while (p->opt.threads > 1 && (uint64_t)p->opt.threads * per_thread > 2 * largest + SLACK_BYTES)
+        p->opt.threads--;
+    if ((size_t)p->opt.threads > p->n_items)
+        p->opt.threads = (int)p->n_items;
+    p->memory = (uint64_t)p->opt.threads * per_thread + SELF_BYTES;
+}
+
+/* A manifest with other hashes has the same size. */
+static q_status measure_manifest(const cvt_plan *p, uint64_t *bytes, q_err *err)
+{
+    static const char hash[CVT_HEX] =
+        "0000000000000000000000000000000000000000000000000000000000000000";
+    q_status st = Q_OK;
+    cvt_manifest m = { .ranks = p->opt.ranks, .store = p->opt.store };
+    q_buf text = { 0 };
+
+    assert(strlen(p->opt.tool) < sizeof m.tool && p->opt.threads <= CVT_MAX_THREADS);
+    strcpy(m.tool, p->opt.tool);
+    for (size_t i = 0; i < p->n_items; i++)
+        Q_TRY(cvt_manifest_add(&m, p->item[i].file.name, p->item[i].bytes, hash, err));
+    for (size_t i = 0; i < p->n_copies; i++)
+        Q_TRY(cvt_manifest_add(&m, p->copy[i].name, p->copy[i].bytes, hash, err));
+    Q_TRY(cvt_manifest_add(&m, "config.ini", p->ini.size, hash, err));
+    Q_TRY(cvt_manifest_text(&text, &m, err));
+    *bytes = text.size;
+out:
+    cvt_manifest_free(&m);
+    q_buf_free(&text);
+    return st;
+}
+
+q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(src);
+    cvt_plan *p = NULL;
+
+    Q_TRY(fmt_ft_check_ranks(m, o->ranks, err));
+    if (!(p = q_calloc(1, sizeof *p)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for a plan");
+    p->src = src;
+    p->opt = *o;
+    p->along_k = strcmp(fmt_src_kind(src), "ft") == 0;
+    snprintf(p->name, sizeof p->name, "%d-gpu", o->ranks);
+    Q_TRY(list_items(p, err));
+    Q_TRY(list_copies(p, err));
+    Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->ft_section, o->ranks,
+                             o->store, err));
+    Q_TRY(measure_manifest(p, &p->bytes, err));
+    p->bytes += p->ini.size;
+    for (size_t i = 0; i < p->n_items; i++)
+        p->bytes += p->item[i].bytes;
+    for (size_t i = 0; i < p->n_copies; i++)
+        p->bytes += p->copy[i].bytes;
+    p->n_files = p->n_items + p->n_copies + 2;
+    size_buffers(p);
+    *out = p;
+    p = NULL;
+out:
+    cvt_plan_free(p);
+    return st;
+}
+
+void cvt_plan_free(cvt_plan *p)
+{
+    if (!p)
+        return;
+    for (size_t i = 0; i < p->n_copies; i++)
+        q_free(p->copy[i].name);
+    q_free(p->copy);
+    q_free(p->item);
+    q_buf_free(&p->ini);
+    q_free(p);
+}
+
+q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err)
+{
+    q_status st = Q_OK;
+    const uint64_t need = p->bytes + p->n_files * BLOCK;
+    uint64_t have = 0;
+
+    Q_TRY(q_disk_free(dir, &have, err));
+    if (have < need)
+        Q_FAIL(err, Q_EIO, "%s: %llu bytes needed, %llu free: make room or choose another --output",
+               dir, (unsigned long long)need, (unsigned long long)have);
+out:
+    return st;
+}

@@ -1,0 +1,76 @@
+/* The plan of a conversion to an FT directory: every file, where it comes from, how large it gets.
+ *
+ *     cvt_plan *p = NULL;
+ *     cvt_plan_opts o = { .ranks = 2, .store = FMT_F16, .threads = 4, .tool = "qwenkit 0.1.0" };
+ *     Q_TRY(cvt_plan_build(&p, src, &o, err));
+ *     Q_TRY(cvt_plan_check_space(p, "out", err));
+ *     ... cvt_run(...), or cvt_plan_text(&text, p, err) for --dry-run ...
+ *     ... out: cvt_plan_free(p);
+ *
+ * Building reads no tensor data and writes nothing.  Sizes are exact: config.ini and manifest.json
+ * are functions of the plan (but for the hashes, whose length is known).  The source stays open and
+ * unchanged as long as the plan.  Threads: constant once built. */
+#ifndef CVT_PLAN_H
+#define CVT_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/manifest.h"
+#include "formats/base/q_mem.h"
+#include "formats/ft_names.h"
+#include "formats/json.h"
+#include "formats/source.h"
+
+typedef struct cvt_plan_opts {
+    int ranks; /* T, at least 1 */
+    fmt_dtype store;
+    int threads; /* 1 .. CVT_MAX_THREADS; lowered when memory would exceed its bound (plan.c) */
+    const char *tool; /* for the manifest: less than CVT_TOOL_MAX bytes */
+} cvt_plan_opts;
+
+/* A file of tensor data. */
+typedef struct cvt_item {
+    fmt_ft_file file;
+    fmt_dtype from;
+    uint64_t bytes;
+} cvt_item;
+
+/* A file of the source directory that goes along byte for byte. */
+typedef struct cvt_copy {
+    char *name;
+    uint64_t bytes;
+} cvt_copy;
+
+typedef struct cvt_plan {
+    const fmt_src *src; /* borrowed */
+    cvt_plan_opts opt;
+    char name[32]; /* "<T>-gpu" */
+    cvt_item *item;
+    size_t n_items;
+    cvt_copy *copy; /* by name */
+    size_t n_copies;
+    q_buf ini;        /* text of config.ini */
+    uint64_t bytes;   /* of all files, config.ini and manifest.json included */
+    uint64_t n_files; /* likewise */
+    uint64_t memory;  /* peak of the conversion: buffers and the process itself */
+    int along_k;      /* 1: the source stores linears transposed, as FT does */
+    size_t strip;     /* bytes of the source's buffer of a thread */
+    size_t cast;      /* bytes of its buffer after the cast, 0 when there is none */
+    size_t turned;    /* bytes of its buffer for a transposed file */
+} cvt_plan;
+
+/* Errors: Q_ECONFIG (T does not divide the model), Q_EFORMAT, Q_ENOMEM, Q_EIO. */
+q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err);
+void cvt_plan_free(cvt_plan *p);
+/* Q_EIO with needed and free bytes when the disk of dir (or of its nearest parent) is too small. */
+q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err);
+
+/* Rows or columns of a box of the item that fit into the strip buffer at once, at least 1. */
+int64_t cvt_plan_step(const cvt_plan *p, const cvt_item *it, int seg);
+
+/* For people and for programs (plan_text.c).  *out is replaced; members are added to doc. */
+q_status cvt_plan_text(q_buf *out, const cvt_plan *p, q_err *err);
+q_status cvt_plan_json(fmt_json *doc, const cvt_plan *p, q_err *err);
+
+#endif

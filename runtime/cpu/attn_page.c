@@ -1,0 +1,207 @@
+/* One page of keys and values added to the running softmax of a piece (attn.c).  Three ways:
+ *
+ *   more rows   two products of matrices by the panel kernels.  k is turned into panels of 16 keys
+ *               once for all rows of the piece; v already is one: [keys][hd] read 16 columns at a
+ *               time.  Rows go in tiles: scores, softmax, weighted sum, while all of it is in L1.
+ *   few rows    decode with small groups: dot products with the keys, a weighted sum of the values;
+ *               the page passes as a stream.
+ *   plain C     cpu-ref, and widths that are no multiple of 16.
+ *
+ * Keys past a row's own position get weight 0; keys that no row sees are not read, their slots may
+ * hold anything. */
+#include <math.h>
+#include <string.h>
+
+#include "runtime/cpu/cpu.h"
+
+/* Up to here turning k into panels costs more than it saves. */
+#define FEW_ROWS 3
+
+static float *weights(const cpu_attn *a, int r)
+{
+    return a->x + r * CPU_LDX + CPU_MAX_HD;
+}
+
+static int most_keys(const cpu_attn *a)
+{
+    int n = 0;
+
+    for (int r = 0; r < a->rows; r++)
+        n = a->n_keys[r] > n ? a->n_keys[r] : n;
+    return n;
+}
+
+static void shrink_row(cpu_attn *a, int r, float f)
+{
+    if (f == 1.0f) /* the maximum did not move */
+        return;
+    for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N) {
+        float *o = cpu_attn_o(a, r, i);
+        const int64_t n = a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N;
+
+        for (int64_t j = 0; j < n; j++)
+            o[j] *= f;
+    }
+}
+
+/* ---- plain C -------------------------------------------------------------------------------- */
+
+/* Scores of one row into weights, in place: p = exp(s - max), max and sum brought up to date; what
+ * was summed so far must be multiplied with the result. */
+static float softmax_plain(float *s, int n, float *max, float *sum)
+{
+    const float before = *max;
+    float shrink;
+
+    for (int j = 0; j < n; j++)
+        *max = s[j] > *max ? s[j] : *max;
+    shrink = expf(before - *max); /* 0 on the first page: before is -infinity */
+    *sum *= shrink;
+    for (int j = 0; j < n; j++) {
+        s[j] = expf(s[j] - *max);
+        *sum += s[j];
+    }
+    return shrink;
+}
+
+static void page_plain(cpu_attn *a, const void *k, const void *v)
+{
+    const size_t row = (size_t)a->hd * fmt_dtype_bytes(a->kv);
+    const int n = most_keys(a);
+    float s[CPU_ATTN_ROWS][RT_PAGE], key[CPU_MAX_HD];
+
+    for (int j = 0; j < n; j++) {
+        fmt_convert(key, FMT_F32, (const char *)k + (size_t)j * row, a->kv, (size_t)a->hd, NULL);
+        for (int r = 0; r < a->rows; r++) {
+            const float *q = a->x + r * CPU_LDX;
+            float sum = 0;
+
+            for (int64_t i = 0; i < a->hd; i++)
+                sum += q[i] * key[i];
+            s[r][j] = sum;
+        }
+    }
+    for (int r = 0; r < a->rows; r++)
+        if (a->n_keys[r] > 0)
+            shrink_row(a, r, softmax_plain(s[r], a->n_keys[r], &a->max[r], &a->sum[r]));
+    for (int j = 0; j < n; j++) {
+        fmt_convert(key, FMT_F32, (const char *)v + (size_t)j * row, a->kv, (size_t)a->hd, NULL);
+        for (int r = 0; r < a->rows; r++)
+            for (int64_t i = 0; i < a->hd && j < a->n_keys[r]; i++)
+                *cpu_attn_o(a, r, i) += s[r][j] * key[i];
+    }
+}
+
+/* ---- few rows ------------------------------------------------------------------------------- */
+
+/* Keys of one stretch.  While it is worked on, the rows at the same place of the page that is
+ * needed next are fetched: pages are short and lie apart, so the processor would start each one
+ * anew. */
+#define STRETCH 16
+
+static void fetch(const char *p, int64_t bytes)
+{
+    for (int64_t i = 0; p && i < bytes; i += 64)
+        __builtin_prefetch(p + i, 0, 1); /* into L2: L1 has too few misses in flight */
+}
+
+static const char *after(const char *page, int64_t offset) /* NULL stays NULL */
+{
+    return page ? page + offset : NULL;
+}
+
+static void row_stream(cpu_attn *a, int r, const char *k, const char *v, const char *next)
+{
+    const int64_t bytes = (int64_t)fmt_dtype_bytes(a->kv), row = a->hd * bytes;
+    const int n = a->n_keys[r];
+    float *p = weights(a, r);
+
+    for (int j = 0; j < n; j += STRETCH) {
+        fetch(r == 0 ? v + j * row : NULL, STRETCH * row);
+        a->kernels->dots(p + j, a->x + r * CPU_LDX, k + j * row, a->kv,
+                         n - j < STRETCH ? n - j : STRETCH, a->hd);
+    }
+    shrink_row(a, r, a->kernels->softmax(p, p, n, &a->max[r], &a->sum[r]));
+    for (int j = 0; j < n; j += STRETCH) {
+        fetch(after(next, j * row), STRETCH * row);
+        for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N)
+            a->kernels->axpy(cpu_attn_o(a, r, i), p + j, v + j * row + i * bytes, a->kv,
+                             n - j < STRETCH ? n - j : STRETCH, a->hd,
+                             a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N);
+    }
+}
+
+/* The first row brings the page into the cache for the others. */
+static void page_stream(cpu_attn *a, const void *k, const void *v, const void *next)
+{
+    for (int r = 0; r < a->rows; r++)
+        if (a->n_keys[r] > 0)
+            row_stream(a, r, k, v, r == 0 ? next : NULL);
+}
+
+/* ---- more rows ------------------------------------------------------------------------------ */
+
+/* rows r .. r + m - 1: softmax of their scores; what was summed so far shrinks */
+static void tile_softmax(cpu_attn *a, int r, int m)
+{
+    for (int i = 0; i < m; i++) {
+        float *p = weights(a, r + i);
+
+        if (a->n_keys[r + i] == 0)
+            memset(p, 0, RT_PAGE * sizeof *p);
+        else
+            shrink_row(a, r + i,
+                       a->kernels->softmax(p, a->scores + i * CPU_BLOCK_N, a->n_keys[r + i],
+                                           &a->max[r + i], &a->sum[r + i]));
+    }
+}
+
+static void page_panels(cpu_attn *a, const void *k, const void *v, const void *next)
+{
+    const int64_t bytes = (int64_t)fmt_dtype_bytes(a->kv);
+    const int keys = most_keys(a);
+    cpu_panel_fn *panel = a->kernels->panel[a->kv];
+
+    fetch(v, keys * a->hd * bytes);
+    a->kernels->turn(a->k_panels, k, a->kv, keys, a->hd);
+    fetch(next, RT_PAGE * a->hd * bytes);
+    for (int r = 0; r < a->rows; r += CPU_TILE_M) {
+        const int m = a->rows - r < CPU_TILE_M ? a->rows - r : CPU_TILE_M;
+        cpu_mul mul = { .x = a->x + r * CPU_LDX,
+                        .ldx = CPU_LDX,
+                        .m = m,
+                        .n = a->hd,
+                        .w = a->k_panels,
+                        .panel_bytes = a->hd * CPU_PANEL * bytes,
+                        .k_bytes = CPU_PANEL * bytes,
+                        .panels = (keys + CPU_PANEL - 1) / CPU_PANEL,
+                        .out = a->scores };
+
+        for (int i = 0; i < m; i++)
+            memset(a->scores + i * CPU_BLOCK_N, 0, RT_PAGE * sizeof *a->scores);
+        panel(&mul);
+        tile_softmax(a, r, m);
+        mul.x = weights(a, r);
+        mul.n = keys;
+        mul.panel_bytes = CPU_PANEL * bytes;
+        mul.k_bytes = a->hd * bytes;
+        for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N) {
+            const int64_t width = a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N;
+
+            mul.w = (const char *)v + i * bytes;
+            mul.panels = (int)(width / CPU_PANEL);
+            mul.out = cpu_attn_o(a, r, i);
+            panel(&mul);
+        }
+    }
+}
+
+void cpu_attn_page(cpu_attn *a, const void *k, const void *v, const void *next)
+{
+    if (!a->kernels || a->hd % CPU_PANEL != 0)
+        page_plain(a, k, v);
+    else if (a->rows <= FEW_ROWS)
+        page_stream(a, k, v, next);
+    else
+        page_panels(a, k, v, next);
+}

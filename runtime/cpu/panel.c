@@ -1,0 +1,145 @@
+/* Weights in panels: packing, reading back a row, and the product of one piece.
+ *
+ * The piece walks K in stretches of CPU_TILE_K; of each, the codes of its rows stay in L2 while the
+ * tokens pass in tiles of up to CPU_TILE_M.  A tile of x is copied first, so that its rows neither
+ * share cache sets nor need more than one address.  One token is read in place and all of K at
+ * once: then the codes are a single forward stream, which is what the memory wants. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/q_mem.h"
+#include "runtime/cpu/cpu.h"
+
+/* What moves when rows become panels: an element, or for w4 a word of 8 codes. */
+typedef struct unit {
+    int bytes, codes;
+} unit;
+
+static unit unit_of(const qnt_scheme *s)
+{
+    return s->bits == 4 ? (unit){ 4, 8 } : (unit){ s->bits / 8, 1 };
+}
+
+/* [16][n] -> [n][16], elements of `bytes`; inlined for each size */
+static inline void transpose(char *dst, const char *const src[CPU_PANEL], int64_t n, size_t bytes)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int r = 0; r < CPU_PANEL; r++)
+            memcpy(dst + (size_t)(i * CPU_PANEL + r) * bytes, src[r] + (size_t)i * bytes, bytes);
+}
+
+/* One panel.  last: scratch of 16 words for what does not fill a unit. */
+static void pack_panel(char *dst, const qnt_tensor *t, int64_t n0)
+{
+    const unit u = unit_of(t->scheme);
+    const size_t row = qnt_row_bytes(t->scheme, t->K);
+    const int64_t whole = t->K / u.codes, units = cpu_round_up(t->K, u.codes) / u.codes;
+    const int rows = t->N - n0 < CPU_PANEL ? (int)(t->N - n0) : CPU_PANEL;
+    const char *src[CPU_PANEL];
+    char *tail = dst + (size_t)(whole * CPU_PANEL * u.bytes);
+
+    for (int r = 0; r < CPU_PANEL; r++) /* missing rows repeat the first and are cleared below */
+        src[r] = (const char *)t->codes + (size_t)(r < rows ? n0 + r : n0) * row;
+    if (u.bytes == 4)
+        transpose(dst, src, whole, 4);
+    else if (u.bytes == 2)
+        transpose(dst, src, whole, 2);
+    else
+        transpose(dst, src, whole, 1);
+    if (units > whole) { /* w4 only: nibbles of 8 are zeros */
+        memset(tail, 0x88, (size_t)(CPU_PANEL * u.bytes));
+        for (int r = 0; r < CPU_PANEL; r++)
+            memcpy(tail + r * u.bytes, src[r] + whole * u.bytes, row - (size_t)(whole * u.bytes));
+    }
+    for (int r = rows; r < CPU_PANEL; r++)
+        for (int64_t i = 0; i < units; i++)
+            memset(dst + (i * CPU_PANEL + r) * u.bytes, u.codes == 8 ? 0x88 : 0, (size_t)u.bytes);
+}
+
+q_status cpu_panel_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_err *err)
+{
+    const unit u = unit_of(src->scheme);
+    const int64_t panels = cpu_round_up(src->N, CPU_PANEL) / CPU_PANEL;
+    const int64_t units = cpu_round_up(src->K, u.codes) / u.codes;
+    const int64_t panel_bytes = units * CPU_PANEL * u.bytes; /* N, K < 2^31: fits */
+    size_t bytes;
+    char *p;
+
+    if (!q_mul_ok((size_t)panels, (size_t)panel_bytes, &bytes))
+        return q_fail(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space",
+                      (long long)src->N, (long long)src->K);
+    if (!(p = cpu_block_alloc(bytes)))
+        return q_fail(err, Q_ENOMEM, "cpu: no memory for a weight of %zu bytes", bytes);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < panels; i++)
+        pack_panel(p + i * panel_bytes, src, i * CPU_PANEL);
+    dst->data = p;
+    dst->row_bytes = panel_bytes;
+    return Q_OK;
+}
+
+void cpu_panel_row(float *dst, const rt_weight *w, int64_t row)
+{
+    enum { STRETCH = 256 };
+    const unit u = unit_of(w->scheme);
+    const char *p =
+        (const char *)w->data + row / CPU_PANEL * w->row_bytes + row % CPU_PANEL * u.bytes;
+    char codes[STRETCH * 4];
+
+    for (int64_t k = 0; k < w->K; k += STRETCH) {
+        const int64_t n = w->K - k < STRETCH ? w->K - k : STRETCH;
+
+        for (int64_t i = 0; i < n; i += u.codes, p += CPU_PANEL * u.bytes)
+            memcpy(codes + i / u.codes * u.bytes, p, (size_t)u.bytes);
+        w->scheme->dequantize_row(dst + k, codes, w->scale ? w->scale[row] : 1.0f, n);
+    }
+}
+
+/* the most tokens of a tile such that all tiles are about equal */
+static int tile_of(int m)
+{
+    const int tiles = (m + CPU_TILE_M - 1) / CPU_TILE_M;
+
+    return (m + tiles - 1) / tiles;
+}
+
+static void copy_x(float *tile, const cpu_job *j, int t, int m, int64_t k, int64_t n)
+{
+    for (int i = 0; i < m; i++)
+        memcpy(tile + i * CPU_LDX, j->x + (t + i) * j->w->K + k, (size_t)n * sizeof *tile);
+}
+
+void cpu_mul_panels(const cpu_job *j)
+{
+    const rt_weight *w = j->w;
+    const unit u = unit_of(w->scheme);
+    const int64_t k_bytes = CPU_PANEL * u.bytes / u.codes;
+    const int few = j->m <= CPU_FEW;
+    const int64_t K_step = few ? w->K : CPU_TILE_K;
+    const int step = tile_of(j->m), columns = (int)cpu_round_up(j->n, CPU_PANEL);
+
+    for (int t = 0; t < j->m; t++)
+        memset(j->out + t * CPU_BLOCK_N, 0, (size_t)columns * sizeof *j->out);
+    for (int64_t k = 0; k < w->K; k += K_step) {
+        cpu_mul a = { .n = w->K - k < K_step ? w->K - k : K_step,
+                      .w = (const char *)w->data + j->n0 / CPU_PANEL * w->row_bytes + k * k_bytes,
+                      .panel_bytes = w->row_bytes,
+                      .k_bytes = k_bytes,
+                      .panels = columns / CPU_PANEL };
+
+        for (int t = 0; t < j->m; t += step) {
+            a.m = j->m - t < step ? j->m - t : step;
+            a.x = few ? j->x : j->tmp;
+            a.ldx = few ? w->K : CPU_LDX;
+            a.out = j->out + t * CPU_BLOCK_N;
+            if (!few)
+                copy_x(j->tmp, j, t, a.m, k, a.n);
+            j->panel(&a);
+        }
+    }
+    if (!w->scale)
+        return;
+    for (int t = 0; t < j->m; t++)
+        for (int i = 0; i < j->n; i++)
+            j->out[t * CPU_BLOCK_N + i] *= w->scale[j->n0 + i];
+}

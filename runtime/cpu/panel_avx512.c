@@ -1,0 +1,135 @@
+/* Products of x with panels of weights, for AVX-512 (F, BW, VL, DQ).
+ *
+ * A panel is 16 rows of W stored k by k (cpu.h), so a vector is the 16 weights of one k: it is
+ * loaded, widened to f32 and multiplied by x[m][k], broadcast, for each of M tokens.  Nothing is
+ * summed across a vector, the codes are read as one forward stream, and one kernel serves a single
+ * token (bound by memory) as well as full tiles of CPU_TILE_M tokens x 2 panels (bound by FMA: 24
+ * sums in registers, 2 widened vectors per 24 FMA).
+ *
+ * With few tokens the sums of successive k go to U registers in turn, because an FMA takes four
+ * cycles.  P, M and U are constants after inlining.
+ *
+ * w4: the index of VPERMPS is the low 4 bits of each word, so one permutation of the 16 values
+ * turns 16 codes into 16 floats, and a shift by 4 brings the next k. */
+#include <immintrin.h>
+
+#include "runtime/cpu/cpu.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef enum kind { F32, F16, BF16, W8, W4 } kind;
+
+#define STEP 8 /* k of one iteration: what a 64-byte block of w4 holds */
+
+/* the 16 weights at p */
+INLINE __m512 load_w(kind type, const char *p)
+{
+    if (type == F32)
+        return _mm512_loadu_ps((const void *)p);
+    if (type == F16)
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+    if (type == BF16)
+        return _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+/* acc += the products of n successive k.  n is STEP, or less at the end of a row. */
+INLINE void step(kind type, int P, int M, int U, __m512 acc[], const char *const w[],
+                 int64_t k_bytes, const float *x, int64_t ldx, int n)
+{
+    const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    __m512i c[2];
+    __m512 v[2];
+
+    for (int p = 0; p < P && type == W4; p++)
+        c[p] = _mm512_loadu_si512(w[p]);
+#pragma GCC unroll 8
+    for (int j = 0; j < n; j++) {
+        __m512 *sum = acc + (n == STEP ? j % U : 0) * M * P;
+
+        for (int p = 0; p < P; p++) {
+            v[p] =
+                type == W4 ? _mm512_permutexvar_ps(c[p], values) : load_w(type, w[p] + j * k_bytes);
+            if (type == W4)
+                c[p] = _mm512_srli_epi32(c[p], 4);
+        }
+        for (int m = 0; m < M; m++) {
+            const __m512 b = _mm512_set1_ps(x[m * ldx + j]);
+
+            for (int p = 0; p < P; p++)
+                sum[m * P + p] = _mm512_fmadd_ps(v[p], b, sum[m * P + p]);
+        }
+    }
+}
+
+INLINE void tile(kind type, int P, int M, int U, const cpu_mul *a, int first)
+{
+    const int64_t k_bytes = type == W4 ? 64 / STEP : a->k_bytes;
+    const int64_t ldx = M > CPU_FEW ? CPU_LDX : a->ldx; /* a constant where it matters */
+    const char *w[2];
+    __m512 acc[24];
+    int64_t k = 0;
+
+    for (int p = 0; p < P; p++)
+        w[p] = a->w + (first + p) * a->panel_bytes;
+    for (int i = 0; i < U * M * P; i++)
+        acc[i] = _mm512_setzero_ps();
+    for (; k + STEP <= a->n; k += STEP) {
+        step(type, P, M, U, acc, w, k_bytes, a->x + k, ldx, STEP);
+        for (int p = 0; p < P; p++)
+            w[p] += STEP * k_bytes;
+    }
+    if (k < a->n)
+        step(type, P, M, U, acc, w, k_bytes, a->x + k, ldx, (int)(a->n - k));
+    for (int m = 0; m < M; m++)
+        for (int p = 0; p < P; p++) {
+            float *out = a->out + m * CPU_BLOCK_N + (first + p) * CPU_PANEL;
+            __m512 s = acc[m * P + p];
+
+            for (int u = 1; u < U; u++)
+                s = _mm512_add_ps(s, acc[(u * M + m) * P + p]);
+            _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), s));
+        }
+}
+
+/* P panels at a time, the last one alone when their number is odd */
+INLINE void tiles(kind type, int P, int M, int U, const cpu_mul *a)
+{
+    int p = 0;
+
+    for (; p + P <= a->panels; p += P)
+        tile(type, P, M, U, a, p);
+    if (P > 1 && p < a->panels)
+        tile(type, 1, M, U, a, p);
+}
+
+#define CASE(type, P, M, U)                                                                        \
+    case M:                                                                                        \
+        tiles(type, P, M, U, a);                                                                   \
+        break;
+
+#define KERNEL(name, type)                                                                         \
+    void name(const cpu_mul *a)                                                                    \
+    {                                                                                              \
+        switch (a->m) {                                                                            \
+            CASE(type, 1, 1, 4)                                                                    \
+            CASE(type, 1, 2, 4)                                                                    \
+            CASE(type, 1, 3, 2)                                                                    \
+            CASE(type, 1, 4, 2)                                                                    \
+            CASE(type, 2, 5, 1)                                                                    \
+            CASE(type, 2, 6, 1)                                                                    \
+            CASE(type, 2, 7, 1)                                                                    \
+            CASE(type, 2, 8, 1)                                                                    \
+            CASE(type, 2, 9, 1)                                                                    \
+            CASE(type, 2, 10, 1)                                                                   \
+            CASE(type, 2, 11, 1)                                                                   \
+            CASE(type, 2, 12, 1)                                                                   \
+        }                                                                                          \
+    }
+
+KERNEL(cpu_panel_f32_avx512, F32)
+KERNEL(cpu_panel_f16_avx512, F16)
+KERNEL(cpu_panel_bf16_avx512, BF16)
+KERNEL(cpu_panel_w8_avx512, W8)
+KERNEL(cpu_panel_w4_avx512, W4)

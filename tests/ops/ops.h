@@ -1,0 +1,170 @@
+/* What the op tests share: backends by name, arrays in backend memory, random numbers, and the
+ * comparison with a double-precision reference under two bounds.
+ *
+ * Header only, so that a test program is one .c file.  Everything fails the running test on error.
+ */
+#ifndef OPS_H
+#define OPS_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/q_mem.h"
+#include "runtime/backend.h"
+#include "tests/t.h"
+
+/* Every case runs on each of them; a backend that this machine lacks is left out. */
+static const char *const op_backends[] = { "cpu-ref", "cpu-avx2", "cpu" };
+#define OP_BACKENDS (sizeof op_backends / sizeof op_backends[0])
+
+/* Results must have the same bits for each of them. */
+static const int op_threads[] = { 1, 2, 3, 7 };
+#define OP_THREADS (sizeof op_threads / sizeof op_threads[0])
+
+static inline rt_backend *op_open(const char *name, int threads) /* NULL: not on this machine */
+{
+    rt_backend *be = NULL;
+    q_err err = { 0 };
+    const q_status st = rt_backend_open(&be, name, threads, &err);
+
+    if (st == Q_EBACKEND)
+        return NULL;
+    T_OK(st, err);
+    return be;
+}
+
+static inline void *op_alloc(rt_backend *be, size_t bytes)
+{
+    q_err err = { 0 };
+    void *p = NULL;
+
+    T_OK(be->ops->alloc(be, bytes, &p, &err), err);
+    return p;
+}
+
+static inline void *op_up(rt_backend *be, const void *host, size_t bytes)
+{
+    q_err err = { 0 };
+    void *p = op_alloc(be, bytes);
+
+    T_OK(be->ops->copy(be, p, host, bytes, RT_TO_DEVICE, &err), err);
+    return p;
+}
+
+static inline void op_down(rt_backend *be, void *host, const void *p, size_t bytes)
+{
+    q_err err = { 0 };
+
+    T_OK(be->ops->copy(be, host, p, bytes, RT_TO_HOST, &err), err);
+    T_OK(be->ops->sync(be, &err), err);
+}
+
+static inline void *op_host(size_t bytes)
+{
+    void *p = q_calloc(1, bytes ? bytes : 1);
+
+    T_TRUE(p);
+    return p;
+}
+
+/* xorshift: the same numbers everywhere */
+static inline uint32_t op_rand(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return (uint32_t)(*s >> 32);
+}
+
+static inline float op_uniform(uint64_t *s) /* -1 .. 1 */
+{
+    return (float)op_rand(s) / 2147483648.0f - 1.0f;
+}
+
+static inline float *op_random(size_t n, uint64_t seed, float size)
+{
+    float *v = op_host(n * sizeof *v);
+    uint64_t s = seed * 0x9e3779b97f4a7c15u + 1;
+
+    for (size_t i = 0; i < n; i++)
+        v[i] = size * op_uniform(&s);
+    return v;
+}
+
+/* A weight of any scheme from f32 values [N, K] (borrowed); scale and codes as the loader makes
+ * them.  w receives what the codes mean, exactly (it may be v itself). */
+static inline qnt_tensor op_tensor(const char *scheme, const float *v, const float *bias, int64_t N,
+                                   int64_t K, float *w)
+{
+    qnt_tensor t = { .scheme = qnt_scheme_find(scheme), .N = N, .K = K };
+    size_t row;
+
+    T_TRUE(t.scheme);
+    row = qnt_row_bytes(t.scheme, K);
+    t.codes = op_host((size_t)N * row);
+    if (t.scheme->quantize_row)
+        t.scale = op_host((size_t)N * sizeof *t.scale);
+    if (bias) {
+        t.bias = op_host((size_t)N * sizeof *t.bias);
+        memcpy(t.bias, bias, (size_t)N * sizeof *t.bias);
+    }
+    for (int64_t n = 0; n < N; n++) {
+        void *codes = (char *)t.codes + (size_t)n * row;
+
+        if (t.scale)
+            t.scheme->quantize_row(codes, &t.scale[n], v + n * K, K);
+        else
+            fmt_convert(codes, t.scheme->dtype, v + n * K, FMT_F32, (size_t)K, NULL);
+        t.scheme->dequantize_row(w + n * K, codes, t.scale ? t.scale[n] : 1.0f, K);
+    }
+    return t;
+}
+
+static inline rt_weight op_weight(rt_backend *be, qnt_tensor t)
+{
+    rt_weight w = { 0 };
+    q_err err = { 0 };
+
+    T_OK(be->ops->prep(be, &t, &w, &err), err);
+    T_TRUE(!t.codes && !t.scale && !t.bias);
+    return w;
+}
+
+/* nmse = sum (y - ref)^2 / sum ref^2; max = largest |y - ref| over the rms of ref.  Both bounds,
+ * because a mean hides one wrong row.  A reference of zeros wants zeros. */
+static inline void op_compare(const char *name, const char *backend, const float *y,
+                              const double *ref, size_t n, double nmse, double max)
+{
+    double d2 = 0, r2 = 0, worst = 0, rms;
+    size_t at = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double d = fabs((double)y[i] - ref[i]);
+
+        d2 += d * d;
+        r2 += ref[i] * ref[i];
+        if (!(d <= worst)) {
+            worst = d;
+            at = i;
+        }
+    }
+    rms = sqrt(r2 / (double)(n ? n : 1));
+    if (getenv("OPS_VERBOSE"))
+        printf("# %-28s %-8s nmse %.2g max %.2g\n", name, backend, r2 > 0 ? d2 / r2 : d2,
+               rms > 0 ? worst / rms : worst);
+    if (!(d2 <= nmse * r2) || !(worst <= max * rms))
+        t_fail(name, 0,
+               "%s: nmse %.3g (bound %.3g), max %.3g (bound %.3g) at %zu: %.9g, wanted %.9g",
+               backend, r2 > 0 ? d2 / r2 : d2, nmse, rms > 0 ? worst / rms : worst, max, at,
+               (double)y[at], ref[at]);
+}
+
+static inline void op_same_bits(const char *name, const char *backend, int threads, const void *a,
+                                const void *b, size_t bytes)
+{
+    if (memcmp(a, b, bytes) != 0)
+        t_fail(name, 0, "%s: %d threads give other bits than %d", backend, threads, op_threads[0]);
+}
+
+#endif

@@ -1,0 +1,333 @@
+/* Linear, RMSNorm and embedding: one table of cases, every backend, against double precision.
+ *
+ * Sizes are chosen around the vectors (8, 16), the blocks (32, 128) and the tiles (12 tokens, 128 x
+ * 512) of the kernels: one less, equal, one more.  Bounds are relative to the rms of the reference;
+ * the reference uses the weights that the codes stand for, so they bound float32 arithmetic alone:
+ * about sqrt(K) roundings of 6e-8. */
+#include "tests/ops/ops.h"
+
+typedef struct op_case {
+    const char *scheme;
+    int64_t M, N, K;
+    rt_epi epi;
+    int bias, zero_row; /* zero_row: row 0 of W and of x is zero */
+    double nmse, max;
+} op_case;
+
+static const char *const epi_name[] = { "none", "add", "silu" };
+
+#define SUM 1e-12, 4e-6 /* a sum of products in f32 */
+#define EPI 1e-11, 2e-5 /* two sums multiplied, and exp of one */
+
+static const op_case cases[] = {
+    /* the smallest, and odd tails */
+    { "f32", 1, 1, 1, RT_EPI_NONE, 0, 0, SUM },
+    { "f16", 1, 1, 17, RT_EPI_NONE, 1, 0, SUM },
+    { "bf16", 2, 3, 31, RT_EPI_NONE, 1, 0, SUM },
+    { "w8", 1, 5, 33, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 1, 1, 1, RT_EPI_NONE, 0, 0, SUM },
+    { "w4", 3, 7, 127, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 4, 9, 129, RT_EPI_NONE, 0, 0, SUM },
+    { "w4", 1, 31, 255, RT_EPI_ADD, 1, 0, SUM },
+    /* each number of tokens a kernel knows, and the first that goes to tiles */
+    { "f32", 1, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "f32", 4, 37, 200, RT_EPI_ADD, 1, 0, SUM },
+    { "f16", 2, 37, 200, RT_EPI_NONE, 0, 0, SUM },
+    { "f16", 3, 37, 200, RT_EPI_ADD, 1, 0, SUM },
+    { "f16", 5, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "bf16", 6, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "bf16", 7, 37, 200, RT_EPI_ADD, 0, 0, SUM },
+    { "w8", 8, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "w8", 9, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 8, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 9, 37, 200, RT_EPI_ADD, 1, 0, SUM },
+    { "w4", 17, 37, 200, RT_EPI_NONE, 1, 0, SUM },
+    /* several tiles in N and K */
+    { "f32", 33, 259, 1030, RT_EPI_NONE, 1, 0, SUM },
+    { "f16", 33, 257, 513, RT_EPI_ADD, 1, 0, SUM },
+    { "bf16", 40, 130, 1025, RT_EPI_NONE, 0, 0, SUM },
+    { "w8", 33, 257, 1030, RT_EPI_ADD, 1, 0, SUM },
+    { "w4", 33, 257, 1153, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 64, 128, 512, RT_EPI_ADD, 1, 0, SUM },
+    /* gate and up */
+    { "f32", 1, 2, 5, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "f16", 1, 66, 100, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "bf16", 3, 150, 300, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "w8", 7, 270, 130, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "w4", 8, 66, 257, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "f16", 35, 514, 600, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "w4", 35, 270, 600, RT_EPI_SILU_MUL, 0, 0, EPI },
+    /* rows of zeros in W (scale 1, codes 0) and in x */
+    { "w8", 1, 8, 64, RT_EPI_NONE, 0, 1, SUM },
+    { "w4", 1, 8, 64, RT_EPI_NONE, 0, 1, SUM },
+    { "w4", 20, 8, 64, RT_EPI_SILU_MUL, 0, 1, EPI },
+    /* tokens: full tiles of 12, groups of 96, and one more */
+    { "f16", 12, 50, 70, RT_EPI_NONE, 0, 0, SUM },
+    { "w8", 13, 50, 70, RT_EPI_NONE, 1, 0, SUM },
+    { "f32", 97, 130, 40, RT_EPI_ADD, 1, 0, SUM },
+    { "bf16", 200, 34, 36, RT_EPI_SILU_MUL, 1, 0, EPI },
+    /* one real shape: Qwen-1.8B's down projection, one token */
+    { "f16", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
+    { "w8", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
+    { "w4", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
+};
+
+#define N_CASES (sizeof cases / sizeof cases[0])
+
+typedef struct linear_data {
+    float *x, *w, *bias, *y0; /* w [N, K]: values before rounding, then what the codes mean */
+    double *ref;
+    size_t n_y;
+} linear_data;
+
+static double silu(double v)
+{
+    return v / (1 + exp(-v));
+}
+
+static void reference(const op_case *c, linear_data *d)
+{
+    const int64_t half = c->N / 2;
+    double *z = op_host((size_t)(c->M * c->N) * sizeof *z);
+
+    for (int64_t t = 0; t < c->M; t++)
+        for (int64_t n = 0; n < c->N; n++) {
+            double s = c->bias ? (double)d->bias[n] : 0;
+
+            for (int64_t k = 0; k < c->K; k++)
+                s += (double)d->x[t * c->K + k] * (double)d->w[n * c->K + k];
+            z[t * c->N + n] = s;
+        }
+    for (size_t i = 0; i < d->n_y; i++) {
+        if (c->epi == RT_EPI_SILU_MUL) {
+            const double *row = z + (int64_t)i / half * c->N;
+            const int64_t n = (int64_t)i % half;
+
+            d->ref[i] = silu(row[n]) * row[half + n];
+        } else {
+            d->ref[i] = z[i] + (c->epi == RT_EPI_ADD ? (double)d->y0[i] : 0);
+        }
+    }
+    q_free(z);
+}
+
+static void run_linear(const op_case *c, const char *name, const char *backend, linear_data *d,
+                       const float *raw)
+{
+    float *first = NULL, *y = op_host(d->n_y * sizeof *y);
+
+    for (size_t i = 0; i < OP_THREADS; i++) {
+        rt_backend *be = op_open(backend, op_threads[i]);
+        q_err err = { 0 };
+        rt_weight w;
+        void *x, *out, *tmp;
+
+        if (!be)
+            break;
+        w = op_weight(be, op_tensor(c->scheme, raw, c->bias ? d->bias : NULL, c->N, c->K, d->w));
+        x = op_up(be, d->x, (size_t)(c->M * c->K) * sizeof(float));
+        out = op_up(be, d->y0, d->n_y * sizeof *y);
+        tmp = op_alloc(be, (size_t)(c->M * c->N) * sizeof(float));
+        T_OK(be->ops->linear(
+                 be,
+                 &(rt_linear_args){
+                     .x = x, .w = &w, .y = out, .tmp = tmp, .n_tok = c->M, .epi = c->epi },
+                 &err),
+             err);
+        op_down(be, y, out, d->n_y * sizeof *y);
+        if (!first) {
+            op_compare(name, backend, y, d->ref, d->n_y, c->nmse, c->max);
+            first = y;
+            y = op_host(d->n_y * sizeof *y);
+        } else {
+            op_same_bits(name, backend, op_threads[i], y, first, d->n_y * sizeof *y);
+        }
+        be->ops->unprep(be, &w);
+        be->ops->free(be, x);
+        be->ops->free(be, out);
+        be->ops->free(be, tmp);
+        rt_backend_close(be);
+    }
+    q_free(first);
+    q_free(y);
+}
+
+static void t_linear(void)
+{
+    for (size_t i = 0; i < N_CASES; i++) {
+        const op_case *c = &cases[i];
+        const int64_t cols = c->epi == RT_EPI_SILU_MUL ? c->N / 2 : c->N;
+        const float spread = 1.0f / sqrtf((float)c->K);
+        linear_data d = { .n_y = (size_t)(c->M * cols) };
+        float *raw = op_random((size_t)(c->N * c->K), i + 1, 3 * spread);
+        char name[96];
+
+        snprintf(name, sizeof name, "%s %lldx%lldx%lld %s%s", c->scheme, (long long)c->M,
+                 (long long)c->N, (long long)c->K, epi_name[c->epi], c->bias ? "+b" : "");
+        d.x = op_random((size_t)(c->M * c->K), i + 100, 1);
+        d.bias = op_random((size_t)c->N, i + 200, 1);
+        d.y0 = op_random(d.n_y, i + 300, 1);
+        d.w = op_host((size_t)(c->N * c->K) * sizeof *d.w);
+        d.ref = op_host(d.n_y * sizeof *d.ref);
+        if (c->zero_row) {
+            memset(raw, 0, (size_t)c->K * sizeof *raw);
+            memset(d.x, 0, (size_t)c->K * sizeof *d.x);
+        }
+        qnt_tensor t = op_tensor(c->scheme, raw, NULL, c->N, c->K, d.w);
+        qnt_tensor_free(&t);
+        reference(c, &d);
+        for (size_t b = 0; b < OP_BACKENDS; b++)
+            run_linear(c, name, op_backends[b], &d, raw);
+        q_free(raw);
+        q_free(d.x);
+        q_free(d.w);
+        q_free(d.bias);
+        q_free(d.y0);
+        q_free(d.ref);
+    }
+}
+
+/* ---- rmsnorm and embed ---------------------------------------------------------------------- */
+
+static void one_rmsnorm(rt_backend *be, const char *name, int64_t n_rows, int64_t dim, int gather,
+                        double eps)
+{
+    /* gathered rows come out of twice as many, in reverse: the way the last rows are picked */
+    const int64_t in = gather ? 2 * n_rows : n_rows;
+    const size_t n = (size_t)(n_rows * dim), bytes = n * sizeof(float);
+    float *x = op_random((size_t)(in * dim), (uint64_t)dim, 3), *w = op_random((size_t)dim, 5, 2);
+    float *y = op_host(bytes);
+    double *ref = op_host(n * sizeof *ref);
+    int32_t *rows = op_host((size_t)n_rows * sizeof *rows);
+    q_err err = { 0 };
+
+    for (int64_t r = 0; r < n_rows; r++) {
+        const int64_t from = gather ? in - 1 - 2 * r : r;
+        double s = 0;
+
+        rows[r] = (int32_t)from;
+        for (int64_t i = 0; i < dim; i++)
+            s += (double)x[from * dim + i] * (double)x[from * dim + i];
+        for (int64_t i = 0; i < dim; i++)
+            ref[r * dim + i] =
+                (double)x[from * dim + i] / sqrt(s / (double)dim + eps) * (double)w[i];
+    }
+    void *x_be = op_up(be, x, (size_t)(in * dim) * sizeof *x), *y_be = op_alloc(be, bytes);
+    void *w_be = op_up(be, w, (size_t)dim * sizeof *w);
+    void *rows_be = op_up(be, rows, (size_t)n_rows * sizeof *rows);
+
+    T_OK(be->ops->rmsnorm(be,
+                          &(rt_rmsnorm_args){ .x = x_be,
+                                              .w = w_be,
+                                              .y = gather ? y_be : x_be,
+                                              .rows = gather ? rows_be : NULL,
+                                              .n_rows = n_rows,
+                                              .dim = dim,
+                                              .eps = eps },
+                          &err),
+         err);
+    op_down(be, y, gather ? y_be : x_be, bytes); /* not gathered: in place */
+    op_compare(name, be->ops->name, y, ref, n, 1e-14, 5e-7);
+    be->ops->free(be, x_be);
+    be->ops->free(be, y_be);
+    be->ops->free(be, w_be);
+    be->ops->free(be, rows_be);
+    q_free(x);
+    q_free(w);
+    q_free(y);
+    q_free(ref);
+    q_free(rows);
+}
+
+static void t_rmsnorm(void)
+{
+    for (size_t b = 0; b < OP_BACKENDS; b++) {
+        rt_backend *be = op_open(op_backends[b], 2);
+
+        if (!be)
+            continue;
+        one_rmsnorm(be, "rmsnorm 1x1", 1, 1, 0, 1e-6);
+        one_rmsnorm(be, "rmsnorm 3x7", 3, 7, 0, 1e-5);
+        one_rmsnorm(be, "rmsnorm 9x4096", 9, 4096, 0, 1e-6);
+        one_rmsnorm(be, "rmsnorm rows", 5, 129, 1, 1e-6);
+        rt_backend_close(be);
+    }
+}
+
+/* every scheme, ids in any order and twice; K around the panels and the stretches of a row */
+static void one_embed(rt_backend *be, const char *scheme, int64_t vocab, int64_t K)
+{
+    int32_t ids[] = { 0, (int32_t)vocab - 1, 7, 7, 16, 1, (int32_t)vocab / 2, 15, 3, 17 };
+    enum { N_IDS = sizeof ids / sizeof ids[0] };
+    float *v = op_random((size_t)(vocab * K), 9, 1), *y = op_host(N_IDS * (size_t)K * sizeof *y);
+    rt_weight w = op_weight(be, op_tensor(scheme, v, NULL, vocab, K, v)); /* v: what codes mean */
+    void *y_be = op_alloc(be, N_IDS * (size_t)K * sizeof *y);
+    rt_batch batch = { .n_tok = N_IDS, .n_seq = 1, .tok = op_up(be, ids, sizeof ids) };
+    q_err err = { 0 };
+
+    T_OK(be->ops->embed(be, &(rt_embed_args){ .b = &batch, .w = &w, .y = y_be }, &err), err);
+    op_down(be, y, y_be, N_IDS * (size_t)K * sizeof *y);
+    for (int64_t t = 0; t < N_IDS; t++)
+        if (memcmp(y + t * K, v + ids[t] * K, (size_t)K * sizeof *y) != 0)
+            t_fail("embed", 0, "%s, %s: row of id %d differs", be->ops->name, scheme, ids[t]);
+    batch.tok[2] = (int32_t)vocab;
+    T_ERR(be->ops->embed(be, &(rt_embed_args){ .b = &batch, .w = &w, .y = y_be }, &err), err,
+          Q_EARG, "token id");
+    be->ops->unprep(be, &w);
+    be->ops->free(be, y_be);
+    be->ops->free(be, batch.tok);
+    q_free(v);
+    q_free(y);
+}
+
+static void t_embed(void)
+{
+    for (size_t b = 0; b < OP_BACKENDS; b++) {
+        rt_backend *be = op_open(op_backends[b], 3);
+
+        if (!be)
+            continue;
+        for (const qnt_scheme *s = qnt_schemes; s->name; s++) {
+            one_embed(be, s->name, 32, 64);
+            one_embed(be, s->name, 37, 259);
+        }
+        rt_backend_close(be);
+    }
+}
+
+/* ---- what is refused ------------------------------------------------------------------------ */
+
+static void t_errors(void)
+{
+    rt_backend *be = NULL;
+    q_err err = { 0 };
+    qnt_tensor none = { .scheme = qnt_scheme_find("f32"), .N = 0, .K = 4 };
+    const float v[3] = { 1, 2, 3 };
+    float means[3];
+    rt_weight w = { 0 };
+
+    T_ERR(rt_backend_open(&be, "abacus", 0, &err), err, Q_EBACKEND,
+          "'abacus' is not in this build");
+    T_ERR(rt_backend_open(&be, "cpu", -1, &err), err, Q_EARG, "-1 threads");
+    T_TRUE(!be);
+    be = op_open("cpu", 0);
+    T_TRUE(be && be->threads >= 1);
+    T_ERR(be->ops->prep(be, &none, &w, &err), err, Q_ESHAPE, "weight [0, 4]");
+    w = op_weight(be, op_tensor("f32", v, NULL, 3, 1, means));
+    T_ERR(be->ops->linear(
+              be, &(rt_linear_args){ .x = v, .w = &w, .n_tok = 1, .epi = RT_EPI_SILU_MUL }, &err),
+          err, Q_ESHAPE, "3 rows have no gate and up half");
+    T_OK(be->ops->linear(be, &(rt_linear_args){ .w = &w, .n_tok = 0 }, &err), err);
+    T_ERR(be->ops->rmsnorm(be, &(rt_rmsnorm_args){ .n_rows = 1, .dim = 0 }, &err), err, Q_ESHAPE,
+          "rmsnorm: [1, 0]");
+    be->ops->unprep(be, &w);
+    rt_backend_close(be);
+    rt_backend_close(NULL);
+}
+
+static const t_case tests[] = { T(t_linear), T(t_rmsnorm), T(t_embed), T(t_errors), { 0 } };
+
+int main(int argc, char **argv)
+{
+    return t_main(argc, argv, tests);
+}

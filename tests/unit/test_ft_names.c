@@ -1,0 +1,266 @@
+/* ft_names: names, shapes and cuts of the files of an FT directory, and that they cover every
+ * element of every role exactly once for any number of ranks. */
+#include <string.h>
+
+#include "formats/base/q_mem.h"
+#include "formats/ft_names.h"
+#include "tests/t.h"
+
+/* Qwen-1 with sizes that differ from one another */
+static fmt_model model(void)
+{
+    return (fmt_model){ .family = &fmt_families[0],
+                        .hid = 24,
+                        .layers = 2,
+                        .n_head = 4,
+                        .n_kv = 4,
+                        .hd = 6,
+                        .ffn = 20,
+                        .vocab = 10 };
+}
+
+typedef struct want_row {
+    const char *name;
+    fmt_role role;
+    fmt_part part;
+    int rank;
+    int64_t rows, cols;
+    int n_seg;
+    fmt_box box; /* of the first segment */
+} want_row;
+
+static void check(const want_row *want, size_t n, int T)
+{
+    const fmt_model m = model();
+    fmt_ft_file f;
+
+    for (size_t i = 0; i < n; i++) {
+        T_TRUE(fmt_ft_file_at(&f, &m, T, i));
+        T_STR(f.name, want[i].name);
+        T_INT(f.ref.role, want[i].role);
+        T_INT(f.ref.part, want[i].part);
+        T_INT(f.ref.layer, i < 3 ? 0 : (int)(i - 3) / ((int)n - 3));
+        T_INT(f.rank, want[i].rank);
+        T_INT(f.rows, want[i].rows);
+        T_INT(f.cols, want[i].cols);
+        T_INT(f.n_seg, want[i].n_seg);
+        T_INT(f.seg[0].at, 0);
+        T_INT(f.seg[0].box.n0, want[i].box.n0);
+        T_INT(f.seg[0].box.n1, want[i].box.n1);
+        T_INT(f.seg[0].box.k0, want[i].box.k0);
+        T_INT(f.seg[0].box.k1, want[i].box.k1);
+        T_INT(f.transposed, fmt_role_get(f.ref.role)->quant && f.ref.part == FMT_WEIGHT);
+    }
+}
+
+#define L0 "model.layers.0."
+
+static void t_one_rank(void)
+{
+    static const want_row want[] = {
+        { "vocab_embedding.weight.bin", FMT_TOK_EMBD, FMT_WEIGHT, 0, 10, 24, 1, { 0, 10, 0, 24 } },
+        { "lm_head.weight.bin", FMT_LM_HEAD, FMT_WEIGHT, 0, 10, 24, 1, { 0, 10, 0, 24 } },
+        { "ln_f.weight.bin", FMT_OUT_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "ln_1.weight.bin", FMT_ATTN_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "attention.qkv.weight.0.bin",
+          FMT_ATTN_QKV,
+          FMT_WEIGHT,
+          0,
+          24,
+          72,
+          3,
+          { 0, 24, 0, 24 } },
+        { L0 "attention.qkv.bias.0.bin", FMT_ATTN_QKV, FMT_BIAS, 0, 72, 1, 3, { 0, 24, 0, 1 } },
+        { L0 "attention.dense.weight.0.bin",
+          FMT_ATTN_OUT,
+          FMT_WEIGHT,
+          0,
+          24,
+          24,
+          1,
+          { 0, 24, 0, 24 } },
+        { L0 "ln_2.weight.bin", FMT_FFN_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "mlp.w1.weight.0.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 0, 24, 20, 1, { 20, 40, 0, 24 } },
+        { L0 "mlp.w2.weight.0.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 0, 24, 20, 1, { 0, 20, 0, 24 } },
+        { L0 "mlp.c_proj.weight.0.bin", FMT_FFN_DOWN, FMT_WEIGHT, 0, 20, 24, 1, { 0, 24, 0, 20 } },
+    };
+
+    check(want, sizeof want / sizeof want[0], 1);
+}
+
+static void t_two_ranks(void)
+{
+    static const want_row want[] = {
+        { "vocab_embedding.weight.bin", FMT_TOK_EMBD, FMT_WEIGHT, 0, 10, 24, 1, { 0, 10, 0, 24 } },
+        { "lm_head.weight.bin", FMT_LM_HEAD, FMT_WEIGHT, 0, 10, 24, 1, { 0, 10, 0, 24 } },
+        { "ln_f.weight.bin", FMT_OUT_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "ln_1.weight.bin", FMT_ATTN_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "attention.qkv.weight.0.bin",
+          FMT_ATTN_QKV,
+          FMT_WEIGHT,
+          0,
+          24,
+          36,
+          3,
+          { 0, 12, 0, 24 } },
+        { L0 "attention.qkv.weight.1.bin",
+          FMT_ATTN_QKV,
+          FMT_WEIGHT,
+          1,
+          24,
+          36,
+          3,
+          { 12, 24, 0, 24 } },
+        { L0 "attention.qkv.bias.0.bin", FMT_ATTN_QKV, FMT_BIAS, 0, 36, 1, 3, { 0, 12, 0, 1 } },
+        { L0 "attention.qkv.bias.1.bin", FMT_ATTN_QKV, FMT_BIAS, 1, 36, 1, 3, { 12, 24, 0, 1 } },
+        { L0 "attention.dense.weight.0.bin",
+          FMT_ATTN_OUT,
+          FMT_WEIGHT,
+          0,
+          12,
+          24,
+          1,
+          { 0, 24, 0, 12 } },
+        { L0 "attention.dense.weight.1.bin",
+          FMT_ATTN_OUT,
+          FMT_WEIGHT,
+          1,
+          12,
+          24,
+          1,
+          { 0, 24, 12, 24 } },
+        { L0 "ln_2.weight.bin", FMT_FFN_NORM, FMT_WEIGHT, 0, 24, 1, 1, { 0, 24, 0, 1 } },
+        { L0 "mlp.w1.weight.0.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 0, 24, 10, 1, { 20, 30, 0, 24 } },
+        { L0 "mlp.w1.weight.1.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 1, 24, 10, 1, { 30, 40, 0, 24 } },
+        { L0 "mlp.w2.weight.0.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 0, 24, 10, 1, { 0, 10, 0, 24 } },
+        { L0 "mlp.w2.weight.1.bin", FMT_FFN_GATE_UP, FMT_WEIGHT, 1, 24, 10, 1, { 10, 20, 0, 24 } },
+        { L0 "mlp.c_proj.weight.0.bin", FMT_FFN_DOWN, FMT_WEIGHT, 0, 10, 24, 1, { 0, 24, 0, 10 } },
+        { L0 "mlp.c_proj.weight.1.bin", FMT_FFN_DOWN, FMT_WEIGHT, 1, 10, 24, 1, { 0, 24, 10, 20 } },
+    };
+    const fmt_model m = model();
+    fmt_ft_file f;
+
+    check(want, sizeof want / sizeof want[0], 2);
+    T_TRUE(fmt_ft_file_at(&f, &m, 2, 4 + 14)); /* the second layer follows */
+    T_STR(f.name, "model.layers.1.attention.qkv.weight.0.bin");
+    T_INT(f.ref.layer, 1);
+    T_INT(f.seg[1].box.n0, 24); /* k of rank 0 */
+    T_INT(f.seg[1].at, 12);
+    T_INT(f.seg[2].box.n1, 60);
+    T_INT(f.seg[2].at, 24);
+}
+
+/* grouped query attention: k and v are narrower than q */
+static void t_gqa(void)
+{
+    fmt_model m = model();
+    fmt_ft_file f;
+
+    m.n_kv = 2;
+    T_TRUE(fmt_ft_file_at(&f, &m, 2, 4));
+    T_STR(f.name, "model.layers.0.attention.qkv.weight.0.bin");
+    T_INT(f.cols, 12 + 6 + 6);
+    T_INT(f.seg[1].box.n0, 24);
+    T_INT(f.seg[1].box.n1, 30);
+    T_INT(f.seg[2].box.n0, 36);
+    T_INT(f.seg[2].at, 18);
+}
+
+static void cover(const fmt_ft_file *f, uint8_t *element, uint8_t *stored, int64_t K)
+{
+    for (int k = 0; k < f->n_seg; k++) {
+        const fmt_ft_seg *s = &f->seg[k];
+
+        for (int64_t n = s->box.n0; n < s->box.n1; n++)
+            for (int64_t c = s->box.k0; c < s->box.k1; c++) {
+                const int64_t dn = s->at + n - s->box.n0, dk = c - s->box.k0;
+                const int64_t row = f->transposed ? dk : dn, col = f->transposed ? dn : dk;
+
+                T_TRUE(row < f->rows && col < f->cols);
+                element[n * K + c]++;
+                stored[row * f->cols + col]++;
+            }
+    }
+}
+
+/* every element of a role once over all files, every element of a file once */
+static void t_coverage(void)
+{
+    static const int ranks[] = { 1, 2, 4 };
+    static uint8_t element[FMT_ROLES][FMT_PARTS][2][72 * 24], stored[72 * 24];
+    const fmt_model m = model();
+    fmt_ft_file f;
+
+    for (size_t t = 0; t < 3; t++) {
+        memset(element, 0, sizeof element);
+        for (size_t i = 0; fmt_ft_file_at(&f, &m, ranks[t], i); i++) {
+            const fmt_role_row *r = fmt_role_get(f.ref.role);
+            const int64_t K = f.ref.part == FMT_BIAS ? 1 : fmt_dim_size(r->cols, &m);
+
+            memset(stored, 0, sizeof stored);
+            cover(&f, element[f.ref.role][f.ref.part][f.ref.layer], stored, K);
+            for (int64_t k = 0; k < f.rows * f.cols; k++)
+                T_INT(stored[k], 1);
+        }
+        for (int r = 0; r < FMT_ROLES; r++) {
+            const fmt_role_row *row = fmt_role_get((fmt_role)r);
+            const fmt_name_row *names = fmt_family_names(m.family, (fmt_role)r);
+            const int64_t N = fmt_role_rows(row, &m), K = fmt_dim_size(row->cols, &m);
+
+            for (int64_t l = 0; names && l < (row->per_layer ? m.layers : 1); l++) {
+                for (int64_t k = 0; k < N * K; k++)
+                    T_INT(element[r][FMT_WEIGHT][l][k], 1);
+                for (int64_t k = 0; k < N; k++)
+                    T_INT(element[r][FMT_BIAS][l][k], names->bias);
+            }
+        }
+    }
+}
+
+/* no two files share a name, and the number of files is what the layout says */
+static void t_names_differ(void)
+{
+    static char seen[400][FMT_FT_NAME_MAX];
+    fmt_model m = model();
+    fmt_ft_file f;
+    size_t n = 0;
+
+    m.layers = 12; /* numbers of two digits */
+    for (; fmt_ft_file_at(&f, &m, 4, n); n++) {
+        T_TRUE(n < 400);
+        for (size_t k = 0; k < n; k++)
+            T_TRUE(strcmp(seen[k], f.name) != 0);
+        strcpy(seen[n], f.name);
+        T_TRUE(f.rank < 4 && f.ref.layer < 12);
+    }
+    T_INT(n, 3 + 12 * (2 + 6 * 4));
+    T_INT(fmt_ft_file_at(&f, &m, 4, n + 1000000), 0);
+    T_INT(fmt_ft_file_at(&f, &m, 4, SIZE_MAX), 0);
+}
+
+static void t_ranks(void)
+{
+    fmt_model m = model();
+    q_err err = { 0 };
+
+    for (int T = 1; T <= 4; T *= 2)
+        T_OK(fmt_ft_check_ranks(&m, T, &err), err);
+    T_ERR(fmt_ft_check_ranks(&m, 3, &err), err, Q_ECONFIG,
+          "3 ranks do not divide attention heads 4: use --tensor-parallelism 2");
+    T_ERR(fmt_ft_check_ranks(&m, 64, &err), err, Q_ECONFIG, "use --tensor-parallelism 4");
+    m.n_kv = 2;
+    T_ERR(fmt_ft_check_ranks(&m, 4, &err), err, Q_ECONFIG,
+          "4 ranks do not divide key/value heads 2: use --tensor-parallelism 2");
+    m.n_kv = 4;
+    m.ffn = 21;
+    T_ERR(fmt_ft_check_ranks(&m, 2, &err), err, Q_ECONFIG,
+          "2 ranks do not divide MLP width 21: use --tensor-parallelism 1");
+}
+
+static const t_case cases[] = { T(t_one_rank),     T(t_two_ranks), T(t_gqa), T(t_coverage),
+                                T(t_names_differ), T(t_ranks),     { 0 } };
+
+int main(int argc, char **argv)
+{
+    return t_main(argc, argv, cases);
+}
