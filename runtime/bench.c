@@ -24,7 +24,7 @@
 #include "runtime/philox.h"
 
 #define READ_BYTES  ((size_t)512 << 20) /* above the last-level cache of nearly every machine */
-#define READ_PASSES 12
+#define READ_PASSES 8
 #define READ_PIECES 1024
 #define HUGE_PAGE   ((size_t)2 << 20) /* what weights stand in as well: see runtime/cpu/be_cpu.c */
 

@@ -88,7 +88,9 @@ q_status rt_engine_open(rt_engine **out, rt_model *m, const rt_engine_opts *o, q
                (long long)o->max_tok, o->max_seqs, (long long)o->kv_tokens);
     pages =
         (o->kv_tokens + RT_PAGE - 1) / RT_PAGE + o->max_seqs - 1; /* each may waste part of one */
-    e->max_blocks = pages;
+    e->max_blocks = (m->desc.max_ctx + RT_PAGE - 1) / RT_PAGE; /* pages of the longest sequence */
+    if (e->max_blocks > pages)
+        e->max_blocks = pages;
     Q_TRY(rt_kv_open(&e->pool, m->be, &m->desc, o->kv_format, pages, err));
     Q_TRY(rt_work_open(&e->work, m, o->max_tok, e->o.max_rows, err));
     Q_TRY(alloc_batch(e, err));

@@ -55,7 +55,7 @@ ubsan: ## all tests with the undefined-behaviour sanitizer
 
 fuzz: ## fuzz every parser with libFuzzer (clang), FUZZ_TIME=60 seconds each
 	scripts/install_packages.sh build test fuzz
-	+$(MAKE) --no-print-directory CONFIG=fuzz CC=clang OMP="-Wno-unknown-pragmas -Wno-unused-parameter" run-fuzz
+	+$(MAKE) --no-print-directory CONFIG=fuzz CC=clang OMP="-Wno-unknown-pragmas -Wno-error" run-fuzz
 
 run-fuzz: $(FUZZ:%.c=$B/%)
 	@for t in $^; do \

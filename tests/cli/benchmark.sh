@@ -1,6 +1,6 @@
 # qwen-benchmark: help, usage, exit codes, the three forms of output, both datasets, a checkpoint
-# without vocabulary, and a batch that does not fit.  Small lengths and one thread: this tests what is
-# printed, not speed.
+# without vocabulary, and a batch that does not fit.  Small lengths and one thread: this tests what
+# is printed, not speed.
 . "$(dirname "$0")/lib.sh"
 model=$root/datasets/qwen-tiny
 data=$root/datasets/samples.jsonl
@@ -156,7 +156,7 @@ one=$(num prompt_tokens)$(num new_tokens)
 draw --seed 3
 expect_equal "$(num prompt_tokens)$(num new_tokens)" "$one"
 others=0
-for seed in 4 5 6 7 8; do
+for seed in 4 5; do
     draw --seed $seed
     [ "$(num prompt_tokens)$(num new_tokens)" = "$one" ] || others=1
 done
