@@ -16,7 +16,7 @@
 typedef struct run {
     const cvt_plan *p;
     const cvt_run_opts *o;
-    cvt_worker w[CVT_MAX_THREADS];
+    cvt_worker *w; /* [p->opt.threads], n_workers of them initialised */
     int n_workers;
     cvt_outcome *done; /* [p->n_items] */
     q_progress *progress;
@@ -202,7 +202,9 @@ static q_status start(run *r, const cvt_outdir *d, q_err *err)
     const cvt_plan *p = r->p;
 
     r->progress = q_progress_open(r->o->log, "converting", p->bytes, "B");
-    if (!(r->done = q_calloc(p->n_items, sizeof *r->done)))
+    r->done = q_calloc(p->n_items, sizeof *r->done);
+    r->w = q_calloc((size_t)p->opt.threads, sizeof *r->w);
+    if (!r->done || !r->w)
         Q_FAIL(err, Q_ENOMEM, "no memory for %zu hashes", p->n_items);
     for (; r->n_workers < p->opt.threads; r->n_workers++)
         cvt_worker_init(&r->w[r->n_workers], p, cvt_outdir_fd(d), cvt_outdir_part(d), r->progress);
@@ -219,6 +221,7 @@ static void finish(run *r)
     for (int t = 0; t < r->n_workers; t++)
         cvt_worker_free(&r->w[t]);
     q_progress_close(r->progress);
+    q_free(r->w);
     q_free(r->done);
     q_free(r);
 }

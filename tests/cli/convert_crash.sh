@@ -17,7 +17,7 @@ finished=0
 for i in $(seq 20); do
     "$convert" -i "$model" -o "$tmp/k" --force >/dev/null 2>&1 &
     pid=$!
-    sleep "$(printf '0.%06d' $(((RANDOM << 15 | RANDOM) % (us < 300000 ? us * 3 : 900000))))"
+    sleep "$(printf '0.%06d' $(((RANDOM << 15 | RANDOM) % (us < 200000 ? us * 2 : 400000))))"
     kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null && finished=$((finished + 1))
     complete_or_absent "$tmp/k/1-gpu"

@@ -14,6 +14,12 @@ for threads in 1 2 7; do same "$convert" -i "$model" --threads $threads; done
 expect_exit 0 "$convert" --verify "$tmp/o/2-gpu"
 tap_ok "1, 2 and 7 threads"
 
+# the rest depends on no size
+model=$tmp/small
+expect_exit 0 "$(bin random-checkpoint)" --hidden 64 --heads 2 --ffn 96 --layers 2 --vocab 512 -o "$model"
+rm -rf "$tmp/first"
+expect_exit 0 "$convert" -i "$model" -o "$tmp/first" -p 2
+
 mkdir "$tmp/tmp"
 same env TMPDIR="$tmp/tmp" "$convert" -i "$model"
 expect_equal "$(ls -A "$tmp/tmp")" ""

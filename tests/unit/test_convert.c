@@ -191,7 +191,7 @@ static void t_tiny_model(void)
     q_err err = { 0 };
 
     for (int T = 1; T <= 2; T++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < (T == 1 ? 3 : 1); k++) {
             run_opts o = { .in = T_SHARED("models/qwen-tiny"),
                            .out = tmp("tiny"),
                            .force = 1,
@@ -204,28 +204,28 @@ static void t_tiny_model(void)
         }
 }
 
-/* odd sizes, from every type to every type, four ranks too */
+/* odd sizes, from every type to every type, for 1, 2 and 4 ranks in turn */
 static void t_small_models(void)
 {
     static const fmt_dtype types[] = { FMT_F16, FMT_BF16, FMT_F32 };
     q_err err = { 0 };
 
     for (int from = 0; from < 3; from++)
-        for (int to = 0; to < 3; to++)
-            for (int T = 1; T <= 4; T *= 2) {
-                tiny_hf m = tiny;
-                run_opts o = { .in = tmp("in"),
-                               .out = tmp("small"),
-                               .force = 1,
-                               .ranks = T,
-                               .threads = 3,
-                               .store = types[to] };
+        for (int to = 0; to < 3; to++) {
+            const int T = 1 << (from + to) % 3;
+            tiny_hf m = tiny;
+            run_opts o = { .in = tmp("in"),
+                           .out = tmp("small"),
+                           .force = 1,
+                           .ranks = T,
+                           .threads = 3,
+                           .store = types[to] };
 
-                m.dtype = types[from];
-                tiny_hf_write(o.in, &m);
-                T_OK(run(&o, &err), err);
-                check_all(o.in, o.out, T, types[to], m.hid, m.ffn, m.vocab, m.layers);
-            }
+            m.dtype = types[from];
+            tiny_hf_write(o.in, &m);
+            T_OK(run(&o, &err), err);
+            check_all(o.in, o.out, T, types[to], m.hid, m.ffn, m.vocab, m.layers);
+        }
 }
 
 /* rows longer than a strip: one megabyte holds no four rows of 200000 f32 values */
@@ -267,17 +267,15 @@ static void t_threads(void)
                        .ranks = 2,
                        .threads = threads[i],
                        .store = FMT_F16 };
+        char dir[300];
         cvt_verify_report rep;
 
         T_OK(run(&o, &err), err);
-        T_OK(cvt_verify(&rep, tmp(i == 0 ? "t1/2-gpu" : "t2/2-gpu"), threads[i], NULL, NULL, &err),
-             err);
+        snprintf(dir, sizeof dir, "%s/2-gpu", o.out);
+        T_OK(cvt_verify(&rep, dir, threads[i], NULL, NULL, &err), err);
         T_INT(rep.files, 121);
         cvt_verify_free(&rep);
-        if (i)
-            same_bytes(tmp("t1/2-gpu"), tmp(i == 1   ? "t2/2-gpu"
-                                            : i == 2 ? "t7/2-gpu"
-                                                     : "t64/2-gpu"));
+        same_bytes(tmp("t1/2-gpu"), dir);
     }
 }
 
@@ -468,7 +466,7 @@ static void t_refused(void)
 static void t_memory(void)
 {
     tiny_hf m = {
-        .hid = 512, .layers = 6, .heads = 4, .ffn = 2048, .vocab = 20000, .dtype = FMT_BF16
+        .hid = 512, .layers = 5, .heads = 4, .ffn = 2048, .vocab = 10000, .dtype = FMT_BF16
     };
     const char *build = getenv("BUILD"), *in = tmp("mem"), *out = tmp("memout");
     char program[512];
