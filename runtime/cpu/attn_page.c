@@ -1,21 +1,18 @@
 /* One page of keys and values added to the running softmax of a piece (attn.c).  Three ways:
  *
- *   more rows   two products of matrices by the panel kernels.  k is turned into panels of 16 keys
- *               once for all rows of the piece; v already is one: [keys][hd] read 16 columns at a
- *               time.  Rows go in tiles: scores, softmax, weighted sum, while all of it is in L1.
- *   few rows    decode with small groups: dot products with the keys, a weighted sum of the values;
- *               the page passes as a stream.
- *   plain C     cpu-ref, and widths that are no multiple of 16.
+ *   rows      Two products of matrices by the panel kernels.  k is turned into panels of 16 keys
+ *             once for all rows of the piece; v already is one: [keys][hd], 16 columns at a time.
+ *             Rows go in tiles: scores, softmax, weighted sum, while all of it is in L1.
+ *   one row   Decode without groups: dot products with the keys, a weighted sum of the values.
+ *             The page passes as a stream, a third faster than the first way from memory.
+ *   plain C   cpu-ref, and widths that are no multiple of 16.
  *
- * Keys past a row's own position get weight 0; keys that no row sees are not read, their slots may
- * hold anything. */
+ * Keys past a row's own position get weight 0.  Keys that no row sees are not read: their slots
+ * may hold anything. */
 #include <math.h>
 #include <string.h>
 
 #include "runtime/cpu/cpu.h"
-
-/* Up to here turning k into panels costs more than it saves. */
-#define FEW_ROWS 3
 
 static float *weights(const cpu_attn *a, int r)
 {
@@ -92,17 +89,17 @@ static void page_plain(cpu_attn *a, const void *k, const void *v)
     }
 }
 
-/* ---- few rows ------------------------------------------------------------------------------- */
+/* ---- one row -------------------------------------------------------------------------------- */
 
-/* Keys of one stretch.  While it is worked on, the rows at the same place of the page that is
- * needed next are fetched: pages are short and lie apart, so the processor would start each one
- * anew. */
+/* Keys of one stretch.  While it is worked on, what is needed next is fetched into L2: pages are
+ * short and lie apart, so the processor would start each one anew (10 against 16 GB/s of one
+ * thread; into L1 it is no faster than nothing: too few misses can be in flight). */
 #define STRETCH 16
 
 static void fetch(const char *p, int64_t bytes)
 {
     for (int64_t i = 0; p && i < bytes; i += 64)
-        __builtin_prefetch(p + i, 0, 1); /* into L2: L1 has too few misses in flight */
+        __builtin_prefetch(p + i, 0, 1);
 }
 
 static const char *after(const char *page, int64_t offset) /* NULL stays NULL */
@@ -110,36 +107,27 @@ static const char *after(const char *page, int64_t offset) /* NULL stays NULL */
     return page ? page + offset : NULL;
 }
 
-static void row_stream(cpu_attn *a, int r, const char *k, const char *v, const char *next)
+static void page_stream(cpu_attn *a, const char *k, const char *v, const char *next)
 {
     const int64_t bytes = (int64_t)fmt_dtype_bytes(a->kv), row = a->hd * bytes;
-    const int n = a->n_keys[r];
-    float *p = weights(a, r);
+    const int n = a->n_keys[0];
+    float *p = weights(a, 0);
 
     for (int j = 0; j < n; j += STRETCH) {
-        fetch(r == 0 ? v + j * row : NULL, STRETCH * row);
-        a->kernels->dots(p + j, a->x + r * CPU_LDX, k + j * row, a->kv,
-                         n - j < STRETCH ? n - j : STRETCH, a->hd);
+        fetch(v + j * row, STRETCH * row);
+        a->kernels->dots(p + j, a->x, k + j * row, a->kv, n - j < STRETCH ? n - j : STRETCH, a->hd);
     }
-    shrink_row(a, r, a->kernels->softmax(p, p, n, &a->max[r], &a->sum[r]));
+    shrink_row(a, 0, a->kernels->softmax(p, p, n, a->max, a->sum));
     for (int j = 0; j < n; j += STRETCH) {
         fetch(after(next, j * row), STRETCH * row);
         for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N)
-            a->kernels->axpy(cpu_attn_o(a, r, i), p + j, v + j * row + i * bytes, a->kv,
+            a->kernels->axpy(cpu_attn_o(a, 0, i), p + j, v + j * row + i * bytes, a->kv,
                              n - j < STRETCH ? n - j : STRETCH, a->hd,
                              a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N);
     }
 }
 
-/* The first row brings the page into the cache for the others. */
-static void page_stream(cpu_attn *a, const void *k, const void *v, const void *next)
-{
-    for (int r = 0; r < a->rows; r++)
-        if (a->n_keys[r] > 0)
-            row_stream(a, r, k, v, r == 0 ? next : NULL);
-}
-
-/* ---- more rows ------------------------------------------------------------------------------ */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 /* rows r .. r + m - 1: softmax of their scores; what was summed so far shrinks */
 static void tile_softmax(cpu_attn *a, int r, int m)
@@ -156,43 +144,73 @@ static void tile_softmax(cpu_attn *a, int r, int m)
     }
 }
 
-static void page_panels(cpu_attn *a, const void *k, const void *v, const void *next)
+/* k into panels, a panel at a time so that v can be fetched meanwhile */
+static void turn_keys(const cpu_attn *a, const char *k, const char *v, int keys)
+{
+    const int64_t panel = CPU_PANEL * a->hd * (int64_t)fmt_dtype_bytes(a->kv);
+    char *to = a->k_panels;
+
+    for (int j = 0; j < keys; j += CPU_PANEL, to += panel, k += panel, v += panel) {
+        fetch(v, panel);
+        a->kernels->turn(to, k, a->kv, keys - j < CPU_PANEL ? keys - j : CPU_PANEL, a->hd);
+    }
+}
+
+/* scores of rows r .. r + m - 1 */
+static void tile_scores(const cpu_attn *a, int r, int m, int keys)
 {
     const int64_t bytes = (int64_t)fmt_dtype_bytes(a->kv);
-    const int keys = most_keys(a);
-    cpu_panel_fn *panel = a->kernels->panel[a->kv];
+    const cpu_mul mul = { .x = a->x + r * CPU_LDX,
+                          .ldx = CPU_LDX,
+                          .m = m,
+                          .n = a->hd,
+                          .w = a->k_panels,
+                          .panel_bytes = a->hd * CPU_PANEL * bytes,
+                          .k_bytes = CPU_PANEL * bytes,
+                          .panels = (keys + CPU_PANEL - 1) / CPU_PANEL,
+                          .out = a->scores };
 
-    fetch(v, keys * a->hd * bytes);
-    a->kernels->turn(a->k_panels, k, a->kv, keys, a->hd);
-    fetch(next, RT_PAGE * a->hd * bytes);
+    for (int i = 0; i < m; i++)
+        memset(a->scores + i * CPU_BLOCK_N, 0, RT_PAGE * sizeof *a->scores);
+    a->kernels->panel[a->kv](&mul);
+}
+
+/* o += p v for rows r .. r + m - 1 */
+static void tile_values(const cpu_attn *a, int r, int m, int keys, const char *v)
+{
+    const int64_t bytes = (int64_t)fmt_dtype_bytes(a->kv);
+    cpu_mul mul = { .x = weights(a, r),
+                    .ldx = CPU_LDX,
+                    .m = m,
+                    .n = keys,
+                    .panel_bytes = CPU_PANEL * bytes,
+                    .k_bytes = a->hd * bytes };
+
+    for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N) {
+        const int64_t width = a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N;
+
+        mul.w = v + i * bytes;
+        mul.panels = (int)(width / CPU_PANEL);
+        mul.out = cpu_attn_o(a, r, i);
+        a->kernels->panel[a->kv](&mul);
+    }
+}
+
+static void page_panels(cpu_attn *a, const void *k, const void *v, const char *next)
+{
+    const int64_t half = RT_PAGE * a->hd * (int64_t)fmt_dtype_bytes(a->kv) / 2;
+    const int keys = most_keys(a);
+
+    turn_keys(a, k, v, keys);
+    fetch(next, half);
     for (int r = 0; r < a->rows; r += CPU_TILE_M) {
         const int m = a->rows - r < CPU_TILE_M ? a->rows - r : CPU_TILE_M;
-        cpu_mul mul = { .x = a->x + r * CPU_LDX,
-                        .ldx = CPU_LDX,
-                        .m = m,
-                        .n = a->hd,
-                        .w = a->k_panels,
-                        .panel_bytes = a->hd * CPU_PANEL * bytes,
-                        .k_bytes = CPU_PANEL * bytes,
-                        .panels = (keys + CPU_PANEL - 1) / CPU_PANEL,
-                        .out = a->scores };
 
-        for (int i = 0; i < m; i++)
-            memset(a->scores + i * CPU_BLOCK_N, 0, RT_PAGE * sizeof *a->scores);
-        panel(&mul);
+        tile_scores(a, r, m, keys);
         tile_softmax(a, r, m);
-        mul.x = weights(a, r);
-        mul.n = keys;
-        mul.panel_bytes = CPU_PANEL * bytes;
-        mul.k_bytes = a->hd * bytes;
-        for (int64_t i = 0; i < a->hd; i += CPU_BLOCK_N) {
-            const int64_t width = a->hd - i < CPU_BLOCK_N ? a->hd - i : CPU_BLOCK_N;
-
-            mul.w = (const char *)v + i * bytes;
-            mul.panels = (int)(width / CPU_PANEL);
-            mul.out = cpu_attn_o(a, r, i);
-            panel(&mul);
-        }
+        tile_values(a, r, m, keys, v);
+        if (r == 0)
+            fetch(after(next, half), half);
     }
 }
 
@@ -200,7 +218,7 @@ void cpu_attn_page(cpu_attn *a, const void *k, const void *v, const void *next)
 {
     if (!a->kernels || a->hd % CPU_PANEL != 0)
         page_plain(a, k, v);
-    else if (a->rows <= FEW_ROWS)
+    else if (a->rows == 1)
         page_stream(a, k, v, next);
     else
         page_panels(a, k, v, next);

@@ -6,7 +6,10 @@
  * Tables in linear.c and attn.c choose; the level is fixed when the backend opens.
  *
  * Determinism: a piece is computed by one thread, its arithmetic does not depend on which, and
- * pieces never share an output, so results have the same bits for any number of threads. */
+ * pieces never share an output, so results have the same bits for any number of threads.  The
+ * SIMD kernels go further: a row of x times W is one chain of FMA per CPU_TILE_K elements of K, for
+ * any number of tokens and for both instruction sets, so a sequence gets the same bits whatever
+ * shares its batch. */
 #ifndef CPU_H
 #define CPU_H
 
@@ -23,7 +26,7 @@ typedef enum cpu_isa { CPU_REF, CPU_AVX2, CPU_AVX512 } cpu_isa;
 
 #define CPU_MAX_THREADS 64  /* OpenBLAS packages reserve buffers for 64 callers */
 #define CPU_MAX_HD      256 /* head width; bounds the scratch of attention */
-#define CPU_ALIGN       64  /* rows of prepared weights and all scratch: one zmm register */
+#define CPU_ALIGN       64  /* of all scratch: one zmm register */
 
 typedef struct cpu_be {
     cpu_isa isa;
@@ -51,13 +54,13 @@ static inline void *cpu_scratch(const cpu_be *c) /* of the calling thread */
 /* Layout of weights for the SIMD kernels, made by prep: panels of CPU_PANEL rows.  A panel holds
  * the 16 codes of k = 0, then those of k = 1, and so on; a vector of codes is 16 rows at one k.
  *
- *     f32 f16 bf16 w8   [panels][K][16] elements
- *     w4                [panels][ceil(K / 8)][16] words of 32 bits: 8 codes of one row, the first
- * in the low nibble (8 successive k, as in the canonical order)
+ *   f32 f16 bf16 w8   [panels][K][16] elements
+ *   w4                [panels][ceil(K / 8)][16] words of 32 bits: 8 successive codes of a row,
+ *                     the first in the low nibble, as in the canonical order
  *
- * Missing rows of the last panel and missing codes of the last word are the code of zero. rt_weight
- * keeps N, K and, in row_bytes, the bytes of a panel.  "cpu-ref", and a scheme without such a
- * kernel, keep the canonical rows. */
+ * Missing rows of the last panel and missing codes of the last word are the code of zero.
+ * rt_weight keeps N, K and, in row_bytes, the bytes of a panel.  "cpu-ref", and a scheme without
+ * such a kernel, keep the canonical rows. */
 #define CPU_PANEL 16
 
 static inline int64_t cpu_round_up(int64_t n, int64_t to)
@@ -65,8 +68,7 @@ static inline int64_t cpu_round_up(int64_t n, int64_t to)
     return (n + to - 1) / to * to;
 }
 
-/* In panel.c.  pack: dst->data and dst->row_bytes from src, threads as given; row: one row as f32.
- */
+/* In panel.c.  pack: data and row_bytes of *dst from *src; row: one row as f32. */
 q_status cpu_panel_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_err *err);
 void cpu_panel_row(float *dst, const rt_weight *w, int64_t row);
 
@@ -87,6 +89,7 @@ void *cpu_block_alloc(size_t bytes); /* be_cpu.c; freed with free() */
 /* One kernel call: out += x times panels.
  *   x    [m] rows ldx apart, n of K; m > CPU_FEW: ldx is CPU_LDX
  *   w    first panel, from the k of x on; panels lie panel_bytes apart
+ * Sums restart every CPU_TILE_K elements, so n of several calls must be multiples of it.
  *   out  [m] rows CPU_BLOCK_N apart, 16 columns for each panel; sums of codes, without scale */
 typedef struct cpu_mul {
     const float *x;
@@ -149,9 +152,8 @@ typedef struct cpu_attn_kernels {
     /* k as panels of 16 keys: [n / 16, rounded up][hd][16] elements; what lies behind key n - 1 in
      * the last panel is arbitrary. */
     void (*turn)(void *panels, const void *k, fmt_dtype type, int n, int64_t hd);
-    /* For one query row, where no product of matrices is worth its preparation: s = q k', and
-     * o += p v.
-     * axpy: the first `width` columns, a multiple of 16 and at most CPU_BLOCK_N. */
+    /* For one query row: s = q k', and o += p v for the first `width` columns of v (a multiple of
+     * 16, at most CPU_BLOCK_N). */
     void (*dots)(float *s, const float *q, const void *k, fmt_dtype type, int n, int64_t hd);
     void (*axpy)(float *o, const float *p, const void *v, fmt_dtype type, int n, int64_t hd,
                  int64_t width);

@@ -115,7 +115,7 @@ q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)
     /* an up half that starts inside a panel costs one more (product) */
     const int64_t pad = a->epi == RT_EPI_SILU_MUL && cols % CPU_PANEL != 0 ? CPU_PANEL : 0;
     /* few tokens: small blocks, so that even a narrow weight gives every core something */
-    const int64_t n_step = a->n_tok <= CPU_TILE_M ? 32 : CPU_BLOCK_N - pad;
+    const int64_t n_step = a->n_tok <= CPU_TILE_M ? 64 : CPU_BLOCK_N - pad;
     const int64_t blocks = (cols + n_step - 1) / n_step;
     const int64_t groups = (a->n_tok + CPU_GROUP_M - 1) / CPU_GROUP_M;
     const int64_t pieces = blocks * groups;

@@ -1,9 +1,10 @@
 /* Weights in panels: packing, reading back a row, and the product of one piece.
  *
- * The piece walks K in stretches of CPU_TILE_K; of each, the codes of its rows stay in L2 while the
- * tokens pass in tiles of up to CPU_TILE_M.  A tile of x is copied first, so that its rows neither
- * share cache sets nor need more than one address.  One token is read in place and all of K at
- * once: then the codes are a single forward stream, which is what the memory wants. */
+ * Many tokens: the piece walks K in stretches of CPU_TILE_K; of each, the codes of its rows stay in
+ * L2 while the tokens pass in tiles of up to CPU_TILE_M.  A tile of x is copied first, so that its
+ * rows neither share cache sets nor need more than one address.  Few tokens: x is read in place
+ * and all of K at once, so that the codes are long forward streams, which is what memory wants
+ * (four canonical rows side by side reached 20 GB/s with one thread, panels reach 30). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +29,7 @@ static inline void transpose(char *dst, const char *const src[CPU_PANEL], int64_
             memcpy(dst + (size_t)(i * CPU_PANEL + r) * bytes, src[r] + (size_t)i * bytes, bytes);
 }
 
-/* One panel.  last: scratch of 16 words for what does not fill a unit. */
+/* rows n0 .. n0 + 15 */
 static void pack_panel(char *dst, const qnt_tensor *t, int64_t n0)
 {
     const unit u = unit_of(t->scheme);

@@ -2,12 +2,12 @@
  *
  * A panel is 16 rows of W stored k by k (cpu.h), so a vector is the 16 weights of one k: it is
  * loaded, widened to f32 and multiplied by x[m][k], broadcast, for each of M tokens.  Nothing is
- * summed across a vector, the codes are read as one forward stream, and one kernel serves a single
+ * summed across a vector, the codes are read as long forward streams, and one kernel serves a single
  * token (bound by memory) as well as full tiles of CPU_TILE_M tokens x 2 panels (bound by FMA: 24
  * sums in registers, 2 widened vectors per 24 FMA).
  *
- * With few tokens the sums of successive k go to U registers in turn, because an FMA takes four
- * cycles.  P, M and U are constants after inlining.
+ * An FMA takes four cycles, so a tile needs four sums or more: with one or two tokens it takes four
+ * panels.  P and M are constants after inlining.
  *
  * w4: the index of VPERMPS is the low 4 bits of each word, so one permutation of the 16 values
  * turns 16 codes into 16 floats, and a shift by 4 brings the next k. */
@@ -35,19 +35,17 @@ INLINE __m512 load_w(kind type, const char *p)
 }
 
 /* acc += the products of n successive k.  n is STEP, or less at the end of a row. */
-INLINE void step(kind type, int P, int M, int U, __m512 acc[], const char *const w[],
-                 int64_t k_bytes, const float *x, int64_t ldx, int n)
+INLINE void step(kind type, int P, int M, __m512 acc[], const char *const w[], int64_t k_bytes,
+                 const float *x, int64_t ldx, int n)
 {
     const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    __m512i c[2];
-    __m512 v[2];
+    __m512i c[4];
+    __m512 v[4];
 
     for (int p = 0; p < P && type == W4; p++)
         c[p] = _mm512_loadu_si512(w[p]);
 #pragma GCC unroll 8
     for (int j = 0; j < n; j++) {
-        __m512 *sum = acc + (n == STEP ? j % U : 0) * M * P;
-
         for (int p = 0; p < P; p++) {
             v[p] =
                 type == W4 ? _mm512_permutexvar_ps(c[p], values) : load_w(type, w[p] + j * k_bytes);
@@ -58,73 +56,73 @@ INLINE void step(kind type, int P, int M, int U, __m512 acc[], const char *const
             const __m512 b = _mm512_set1_ps(x[m * ldx + j]);
 
             for (int p = 0; p < P; p++)
-                sum[m * P + p] = _mm512_fmadd_ps(v[p], b, sum[m * P + p]);
+                acc[m * P + p] = _mm512_fmadd_ps(v[p], b, acc[m * P + p]);
         }
     }
 }
 
-INLINE void tile(kind type, int P, int M, int U, const cpu_mul *a, int first)
+INLINE void tile(kind type, int P, int M, const cpu_mul *a, int first)
 {
     const int64_t k_bytes = type == W4 ? 64 / STEP : a->k_bytes;
     const int64_t ldx = M > CPU_FEW ? CPU_LDX : a->ldx; /* a constant where it matters */
-    const char *w[2];
-    __m512 acc[24];
-    int64_t k = 0;
+    const char *w[4];
 
     for (int p = 0; p < P; p++)
         w[p] = a->w + (first + p) * a->panel_bytes;
-    for (int i = 0; i < U * M * P; i++)
-        acc[i] = _mm512_setzero_ps();
-    for (; k + STEP <= a->n; k += STEP) {
-        step(type, P, M, U, acc, w, k_bytes, a->x + k, ldx, STEP);
-        for (int p = 0; p < P; p++)
-            w[p] += STEP * k_bytes;
-    }
-    if (k < a->n)
-        step(type, P, M, U, acc, w, k_bytes, a->x + k, ldx, (int)(a->n - k));
-    for (int m = 0; m < M; m++)
-        for (int p = 0; p < P; p++) {
-            float *out = a->out + m * CPU_BLOCK_N + (first + p) * CPU_PANEL;
-            __m512 s = acc[m * P + p];
+    for (int64_t k = 0, end; k < a->n; k = end) {
+        __m512 acc[24];
 
-            for (int u = 1; u < U; u++)
-                s = _mm512_add_ps(s, acc[(u * M + m) * P + p]);
-            _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), s));
+        end = a->n - k < CPU_TILE_K ? a->n : k + CPU_TILE_K;
+        for (int i = 0; i < M * P; i++)
+            acc[i] = _mm512_setzero_ps();
+        for (; k + STEP <= end; k += STEP) {
+            step(type, P, M, acc, w, k_bytes, a->x + k, ldx, STEP);
+            for (int p = 0; p < P; p++)
+                w[p] += STEP * k_bytes;
         }
+        if (k < end)
+            step(type, P, M, acc, w, k_bytes, a->x + k, ldx, (int)(end - k));
+        for (int m = 0; m < M; m++)
+            for (int p = 0; p < P; p++) {
+                float *out = a->out + m * CPU_BLOCK_N + (first + p) * CPU_PANEL;
+
+                _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), acc[m * P + p]));
+            }
+    }
 }
 
-/* P panels at a time, the last one alone when their number is odd */
-INLINE void tiles(kind type, int P, int M, int U, const cpu_mul *a)
+/* P panels at a time, what remains alone */
+INLINE void tiles(kind type, int P, int M, const cpu_mul *a)
 {
     int p = 0;
 
     for (; p + P <= a->panels; p += P)
-        tile(type, P, M, U, a, p);
-    if (P > 1 && p < a->panels)
-        tile(type, 1, M, U, a, p);
+        tile(type, P, M, a, p);
+    for (; P > 1 && p < a->panels; p++)
+        tile(type, 1, M, a, p);
 }
 
-#define CASE(type, P, M, U)                                                                        \
+#define CASE(type, P, M)                                                                           \
     case M:                                                                                        \
-        tiles(type, P, M, U, a);                                                                   \
+        tiles(type, P, M, a);                                                                      \
         break;
 
 #define KERNEL(name, type)                                                                         \
     void name(const cpu_mul *a)                                                                    \
     {                                                                                              \
         switch (a->m) {                                                                            \
-            CASE(type, 1, 1, 4)                                                                    \
-            CASE(type, 1, 2, 4)                                                                    \
-            CASE(type, 1, 3, 2)                                                                    \
-            CASE(type, 1, 4, 2)                                                                    \
-            CASE(type, 2, 5, 1)                                                                    \
-            CASE(type, 2, 6, 1)                                                                    \
-            CASE(type, 2, 7, 1)                                                                    \
-            CASE(type, 2, 8, 1)                                                                    \
-            CASE(type, 2, 9, 1)                                                                    \
-            CASE(type, 2, 10, 1)                                                                   \
-            CASE(type, 2, 11, 1)                                                                   \
-            CASE(type, 2, 12, 1)                                                                   \
+            CASE(type, 4, 1)                                                                       \
+            CASE(type, 4, 2)                                                                       \
+            CASE(type, 2, 3)                                                                       \
+            CASE(type, 2, 4)                                                                       \
+            CASE(type, 2, 5)                                                                       \
+            CASE(type, 2, 6)                                                                       \
+            CASE(type, 2, 7)                                                                       \
+            CASE(type, 2, 8)                                                                       \
+            CASE(type, 2, 9)                                                                       \
+            CASE(type, 2, 10)                                                                      \
+            CASE(type, 2, 11)                                                                      \
+            CASE(type, 2, 12)                                                                      \
         }                                                                                          \
     }
 

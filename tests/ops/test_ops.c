@@ -295,7 +295,68 @@ static void t_embed(void)
     }
 }
 
-/* ---- what is refused ------------------------------------------------------------------------ */
+/* ---- batches -------------------------------------------------------------------------------- */
+
+/* y of n_tok tokens from `from` on, into y [n_tok, N] */
+static void some_tokens(rt_backend *be, const rt_weight *w, const float *x, int from, int n_tok,
+                        float *y)
+{
+    const size_t bytes = (size_t)(n_tok * w->N) * sizeof *y;
+    void *x_be = op_up(be, x + from * w->K, (size_t)(n_tok * w->K) * sizeof *x);
+    void *y_be = op_alloc(be, bytes);
+    q_err err = { 0 };
+
+    T_OK(be->ops->linear(be, &(rt_linear_args){ .x = x_be, .w = w, .y = y_be, .n_tok = n_tok },
+                         &err),
+         err);
+    op_down(be, y, y_be, bytes);
+    be->ops->free(be, x_be);
+    be->ops->free(be, y_be);
+}
+
+/* A token gets the same bits alone and among any number of others, and from every SIMD level: the
+ * promise of cpu.h, and what makes a reply independent of the batch it was computed in. */
+static void t_batch_invariance(void)
+{
+    enum { N = 72, K = 1100, M = 110 };
+    static const char *const simd[] = { "cpu-avx2", "cpu" };
+    static const int sizes[] = { 1, 2, 3, 4, 5, 7, 12, 13, 97 };
+    static float whole[2][M * N], part[M * N];
+    float *x = op_random(M * K, 1, 1), *raw = op_random(N * K, 2, 1), *means = op_host(N * K * 4);
+
+    for (const qnt_scheme *s = qnt_schemes; s->name; s++) {
+        int levels = 0;
+
+        for (size_t l = 0; l < 2; l++) {
+            rt_backend *be = op_open(simd[l], 2);
+            rt_weight w;
+
+            if (!be)
+                continue;
+            w = op_weight(be, op_tensor(s->name, raw, NULL, N, K, means));
+            some_tokens(be, &w, x, 0, M, whole[levels++]);
+            for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+                const int from = M - sizes[i];
+
+                some_tokens(be, &w, x, from, sizes[i], part);
+                if (memcmp(part, whole[levels - 1] + from * N,
+                           (size_t)(sizes[i] * N) * sizeof *part) != 0)
+                    t_fail("batches", 0, "%s, %s: %d tokens differ from %d", simd[l], s->name,
+                           sizes[i], (int)M);
+            }
+            be->ops->unprep(be, &w);
+            rt_backend_close(be);
+        }
+        if (levels == 2)
+            op_same_bits(s->name, "cpu against cpu-avx2", 2, whole[0], whole[1], sizeof whole[0]);
+    }
+    q_free(x);
+    q_free(raw);
+    q_free(means);
+}
+
+/* ---- what is refused
+ ------------------------------------------------------------------------ */
 
 static void t_errors(void)
 {
@@ -325,7 +386,8 @@ static void t_errors(void)
     rt_backend_close(NULL);
 }
 
-static const t_case tests[] = { T(t_linear), T(t_rmsnorm), T(t_embed), T(t_errors), { 0 } };
+static const t_case tests[] = { T(t_linear),           T(t_rmsnorm), T(t_embed),
+                                T(t_batch_invariance), T(t_errors),  { 0 } };
 
 int main(int argc, char **argv)
 {
