@@ -101,15 +101,18 @@ q_status cpu_attention(rt_backend *be, const rt_attn_args *a, q_err *err)
     const cpu_be *c = cpu_of(be);
     const rt_batch *b = a->b;
     const int64_t n_kv = a->m->n_kv, group = a->m->n_head / n_kv;
-    int64_t n = 0;
+    int64_t n = 0, work = 0;
 
     if (a->m->hd < 1 || a->m->hd > CPU_MAX_HD || a->m->n_head % n_kv != 0)
         return q_fail(err, Q_EUNSUPPORTED,
                       "attention: %lld heads over %lld, width %lld; the width is at most %d",
                       (long long)a->m->n_head, (long long)n_kv, (long long)a->m->hd, CPU_MAX_HD);
-    for (int s = 0; s < b->n_seq; s++)
+    for (int s = 0; s < b->n_seq; s++) {
         n += pieces_of(b, s, group) * n_kv;
-#pragma omp parallel for num_threads(c->threads) schedule(dynamic)
+        work += (int64_t)(b->q_start[s + 1] - b->q_start[s]) * b->kv_len[s];
+    }
+    work *= 2 * a->m->n_head * a->m->hd;
+#pragma omp parallel for num_threads(c->threads) schedule(dynamic) if (work >= CPU_ALONE)
     for (int64_t i = n - 1; i >= 0; i--) { /* from the end: the longest pieces first */
         cpu_attn one = { .kernels = kernels_of(c->isa),
                          .hd = a->m->hd,

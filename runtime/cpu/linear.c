@@ -125,7 +125,8 @@ q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)
 
     if (a->epi == RT_EPI_SILU_MUL && w->N % 2 != 0)
         return q_fail(err, Q_ESHAPE, "linear: %lld rows have no gate and up half", (long long)w->N);
-#pragma omp parallel for num_threads(c->threads) schedule(dynamic, run) if (pieces > 1)
+#pragma omp parallel for num_threads(c->threads)                                                   \
+    schedule(dynamic, run) if (a->n_tok * w->N * w->K >= CPU_ALONE)
     for (int64_t i = 0; i < pieces; i++) {
         const int64_t n0 = i / groups * n_step, t0 = i % groups * CPU_GROUP_M;
         const int64_t n = cols - n0 < n_step ? cols - n0 : n_step;
