@@ -80,9 +80,9 @@ void *cpu_block_alloc(size_t bytes); /* be_cpu.c; freed with free() */
 #define CPU_FEW     4   /* up to here x is read in place, and all of K at once */
 #define CPU_TILE_K  512 /* of K: a tile of x is 24 KiB and stays in L1 */
 #define CPU_GROUP_M 96  /* tokens of one piece */
-/* Multiplications below which one thread does it all: some 30 us.  Waking others costs a few of
+/* Multiplications below which one thread does it all: some 8 us.  Waking others costs a few of
  * them on an idle machine, and a time slice, a hundred times as much, when a core is busy. */
-#define CPU_ALONE   ((int64_t)1 << 20)
+#define CPU_ALONE   ((int64_t)1 << 18)
 #define CPU_BLOCK_N 128 /* rows of one piece */
 
 /* Distance of rows in a tile of x.  Not a power of two: rows 4 KiB apart would share the 8 ways of

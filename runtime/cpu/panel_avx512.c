@@ -44,7 +44,7 @@ INLINE void step(kind type, int P, int M, __m512 acc[], const char *const w[], i
 
     for (int p = 0; p < P && type == W4; p++)
         c[p] = _mm512_loadu_si512(w[p]);
-#pragma GCC unroll 8
+#pragma GCC unroll 2
     for (int j = 0; j < n; j++) {
         for (int p = 0; p < P; p++) {
             v[p] =
