@@ -45,7 +45,7 @@ run-tests: all $(TEST_BIN) $(TOOLS) $(FAULTS)
 	@$(if $(CMOCKA),,echo "cmocka.h not found (libcmocka-dev): tests run on the built-in harness";)
 	@$(if $(PCRE2),,echo "pcre2 not found (libpcre2-dev): the splitter runs without its oracle";)
 	scripts/check_layers.sh
-	scripts/run_tests.sh $B $(TEST_BIN) $(CLI_TESTS)
+	@scripts/run_tests.sh $B $(TEST_BIN) $(CLI_TESTS)
 
 asan: ## all tests with the address sanitizer
 	+$(MAKE) --no-print-directory CONFIG=asan run-tests
