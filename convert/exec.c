@@ -151,7 +151,9 @@ out:
 static q_status write_rest(cvt_result *res, const run *r, cvt_sink *s, q_err *err)
 {
     q_status st = Q_OK;
-    cvt_manifest m = { .ranks = r->p->opt.ranks, .store = r->p->opt.store };
+    cvt_manifest m = { .ranks = r->p->opt.ranks,
+                       .kv_copies = cvt_plan_kv_copies(r->p),
+                       .store = r->p->opt.store };
     q_buf text = { 0 };
     char sha256[CVT_HEX];
 

@@ -81,6 +81,8 @@ q_status cvt_manifest_root(char root[CVT_HEX], const cvt_manifest *m, q_err *err
     q_sha256_init(&h);
     Q_TRY(q_buf_printf(&line, err, "%s %d\ntool %s\ntensor_parallelism %d\nstore %s\n", FORMAT,
                        CVT_MANIFEST_VERSION, m->tool, m->ranks, fmt_dtype_name(m->store)));
+    if (m->kv_copies > 1)
+        Q_TRY(q_buf_printf(&line, err, "kv_copies %d\n", m->kv_copies));
     q_sha256_update(&h, line.data, line.size);
     for (size_t i = 0; i < m->n; i++) {
         const cvt_entry *e = &m->entry[i];
@@ -110,6 +112,8 @@ q_status cvt_manifest_text(q_buf *out, const cvt_manifest *m, q_err *err)
     Q_TRY(fmt_json_put_str(doc, "tool", m->tool, err));
     Q_TRY(fmt_json_put_int(doc, "tensor_parallelism", m->ranks, err));
     Q_TRY(fmt_json_put_str(doc, "store", fmt_dtype_name(m->store), err));
+    if (m->kv_copies > 1)
+        Q_TRY(fmt_json_put_int(doc, "kv_copies", m->kv_copies, err));
     Q_TRY(fmt_json_put_str(doc, "root_sha256", root, err));
     Q_TRY(fmt_json_put_arr(&files, doc, "files", err));
     for (size_t i = 0; i < m->n; i++) {
@@ -138,7 +142,8 @@ static q_status parse_head(cvt_manifest *m, const fmt_json *doc, const char *pat
 {
     q_status st = Q_OK;
     const char *tool = text_of(doc, "tool");
-    int64_t version = 0, ranks = 0;
+    const fmt_json *kv = fmt_json_get(doc, "kv_copies");
+    int64_t version = 0, ranks = 0, kv_copies = 1;
 
     if (fmt_json_kind(doc) != FMT_JSON_OBJECT || strcmp(text_of(doc, "format"), FORMAT) != 0)
         Q_FAIL(err, Q_EFORMAT, "%s: not a manifest of format '%s'", path, FORMAT);
@@ -154,7 +159,10 @@ static q_status parse_head(cvt_manifest *m, const fmt_json *doc, const char *pat
         Q_FAIL(err, Q_EFORMAT, "%s: 'tensor_parallelism' is missing or no whole number", path);
     if (!fmt_dtype_from_name(text_of(doc, "store"), &m->store))
         Q_FAIL(err, Q_EFORMAT, "%s: 'store' is missing or no element type", path);
+    if (kv && !fmt_json_as_int(kv, 2, INT32_MAX, &kv_copies))
+        Q_FAIL(err, Q_EFORMAT, "%s: 'kv_copies' is no whole number above 1", path);
     strcpy(m->tool, tool);
+    m->kv_copies = (int)kv_copies;
     m->ranks = (int)ranks;
 out:
     return st;

@@ -9,6 +9,7 @@
  * names, so equal models have equal manifests.  root_sha256 is the SHA-256 of the lines
  *
  *     qwenkit-ft <version>, tool <tool>, tensor_parallelism <T>, store <type>    (one line each)
+ *     kv_copies <n>                                                              (if above 1)
  *     <sha256 in hex>  <size>  <name>                                            (one per file)
  *
  * and stands for the whole directory.  Threads: a manifest belongs to one thread. */
@@ -36,6 +37,7 @@ typedef struct cvt_entry {
 typedef struct cvt_manifest {
     char tool[CVT_TOOL_MAX]; /* printable ASCII */
     int ranks;
+    int kv_copies; /* ranks that hold the same key/value head, see fmt_ft_kv_copies; 0 is 1 */
     fmt_dtype store;
     cvt_entry *entry; /* [n], by name once sorted */
     size_t n, cap;

@@ -192,13 +192,20 @@ static void size_buffers(cvt_plan *p)
     p->memory = (uint64_t)p->opt.threads * per_thread + SELF_BYTES;
 }
 
+int cvt_plan_kv_copies(const cvt_plan *p)
+{
+    return fmt_ft_kv_copies(fmt_src_model(p->src), p->opt.ranks);
+}
+
 /* A manifest with other hashes has the same size. */
 static q_status measure_manifest(const cvt_plan *p, uint64_t *bytes, q_err *err)
 {
     static const char hash[CVT_HEX] =
         "0000000000000000000000000000000000000000000000000000000000000000";
     q_status st = Q_OK;
-    cvt_manifest m = { .ranks = p->opt.ranks, .store = p->opt.store };
+    cvt_manifest m = { .ranks = p->opt.ranks,
+                       .kv_copies = cvt_plan_kv_copies(p),
+                       .store = p->opt.store };
     q_buf text = { 0 };
 
     assert(strlen(p->opt.tool) < sizeof m.tool && p->opt.threads <= CVT_MAX_THREADS);
@@ -231,7 +238,7 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
     snprintf(p->name, sizeof p->name, "%d-gpu", o->ranks);
     Q_TRY(list_items(p, err));
     Q_TRY(list_copies(p, err));
-    Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->ft_section, o->ranks,
+    Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->model_type, o->ranks,
                              o->store, err));
     Q_TRY(measure_manifest(p, &p->bytes, err));
     p->bytes += p->ini.size;

@@ -66,6 +66,9 @@ void cvt_plan_free(cvt_plan *p);
 /* Q_EIO with needed and free bytes when the disk of dir (or of its nearest parent) is too small. */
 q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err);
 
+/* Ranks of the plan that hold the same key/value head. */
+int cvt_plan_kv_copies(const cvt_plan *p);
+
 /* Rows or columns of a box of the item that fit into the strip buffer at once, at least 1. */
 int64_t cvt_plan_step(const cvt_plan *p, const cvt_item *it, int seg);
 

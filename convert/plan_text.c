@@ -58,7 +58,11 @@ q_status cvt_plan_text(q_buf *out, const cvt_plan *p, q_err *err)
 {
     q_status st = Q_OK;
 
+    const fmt_model *m = fmt_src_model(p->src);
+
     q_buf_clear(out);
+    Q_TRY(q_buf_printf(out, err, "family %s, %lld parameters\n", m->family->model_type,
+                       (long long)fmt_model_params(m)));
     Q_TRY(q_buf_printf(out, err, "%-44s %-16s %-20s %14s  %s\n", "file", "shape", "type", "bytes",
                        "from"));
     for (size_t i = 0; i < p->n_items; i++)
@@ -66,6 +70,10 @@ q_status cvt_plan_text(q_buf *out, const cvt_plan *p, q_err *err)
     for (size_t i = 0; i < p->n_copies; i++)
         Q_TRY(put_row(out, p->copy[i].name, "", "copy", p->copy[i].bytes, p->copy[i].name, err));
     Q_TRY(put_row(out, "config.ini", "", "text", p->ini.size, "config.json and options", err));
+    if (cvt_plan_kv_copies(p) > 1)
+        Q_TRY(q_buf_printf(out, err,
+                           "%d ranks share %lld key/value heads: each head is stored %d times\n",
+                           p->opt.ranks, (long long)m->n_kv, cvt_plan_kv_copies(p)));
     Q_TRY(q_buf_printf(out, err,
                        "%llu files with %s, %llu bytes on disk, %llu bytes of memory with %d "
                        "threads\n",
@@ -103,7 +111,10 @@ q_status cvt_plan_json(fmt_json *doc, const cvt_plan *p, q_err *err)
     q_status st = Q_OK;
     fmt_json *list, *o;
 
+    Q_TRY(fmt_json_put_str(doc, "family", fmt_src_model(p->src)->family->model_type, err));
+    Q_TRY(fmt_json_put_int(doc, "parameters", fmt_model_params(fmt_src_model(p->src)), err));
     Q_TRY(fmt_json_put_int(doc, "tensor_parallelism", p->opt.ranks, err));
+    Q_TRY(fmt_json_put_int(doc, "kv_copies", cvt_plan_kv_copies(p), err));
     Q_TRY(fmt_json_put_str(doc, "store", fmt_dtype_name(p->opt.store), err));
     Q_TRY(fmt_json_put_int(doc, "files", (int64_t)p->n_files, err));
     Q_TRY(fmt_json_put_int(doc, "bytes", (int64_t)p->bytes, err));

@@ -42,7 +42,9 @@ static q_status bind_file(fmt_src *s, size_t i, const fmt_ft_file *f, fmt_dtype 
     slot->dtype = store;
     slot->N = fmt_role_rows(role, &s->model);
     slot->K = f->ref.part == FMT_BIAS ? 1 : fmt_dim_size(role->cols, &s->model);
-    for (int k = 0; k < f->n_seg; k++)
+    for (int k = 0; k < f->n_seg; k++) {
+        if (f->seg[k].again)
+            continue;
         Q_TRY(fmt_src_add_seg(s, slot,
                               &(fmt_seg){ .box = f->seg[k].box,
                                           .store = i,
@@ -51,6 +53,7 @@ static q_status bind_file(fmt_src *s, size_t i, const fmt_ft_file *f, fmt_dtype 
                                           .ld = f->cols,
                                           .row0 = f->seg[k].at },
                               err));
+    }
 out:
     return st;
 }
@@ -81,6 +84,9 @@ q_status fmt_bind_ft(fmt_src *s, q_err *err)
         fmt_ft_file_at(&f, &s->model, s->ranks, i);
         Q_TRY(bind_file(s, i, &f, c.store, err));
     }
+    if (s->model.tied)
+        *fmt_src_slot(s, (fmt_ref){ FMT_LM_HEAD, 0, FMT_WEIGHT }) =
+            *fmt_src_slot(s, (fmt_ref){ FMT_TOK_EMBD, 0, FMT_WEIGHT });
 out:
     q_free(path);
     return st;

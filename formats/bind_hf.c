@@ -147,11 +147,13 @@ static q_status check_unused(const fmt_src *s, const char *used, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_family *f = s->model.family;
+    char head[TENSOR_NAME_CAP];
 
+    snprintf(head, sizeof head, "%s.weight", fmt_family_names(f, FMT_LM_HEAD)->tensor[0]);
     for (size_t i = 0; i < fmt_hf_count(s->hf); i++) {
         const char *name = fmt_hf_tensor(s->hf, i)->name;
-        int ignored = s->model.tied && strcmp(name, "lm_head.weight") == 0;
         int64_t layer = 0;
+        int ignored = s->model.tied && fmt_name_match(head, name, &layer);
 
         for (int k = 0; k < FMT_MAX_IGNORE && f->ignore[k]; k++)
             ignored |= fmt_name_match(f->ignore[k], name, &layer);

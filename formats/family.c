@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/rope_scaling.h"
+
 /* Largest sizes accepted: far above every published model, small enough for exact arithmetic. */
 #define MAX_WIDTH  (1 << 20)
 #define MAX_LAYERS 1024
@@ -23,8 +25,9 @@ static const struct {
     [FMT_HEAD_DIM] = { INT, 2, 4096 },   [FMT_FFN] = { INT, 1, MAX_WIDTH },
     [FMT_VOCAB] = { INT, 1, MAX_VOCAB }, [FMT_TRAIN_CTX] = { INT, 1, MAX_CTX },
     [FMT_MAX_CTX] = { INT, 1, MAX_CTX }, [FMT_EPS] = { REAL, 0, 1 },
-    [FMT_ROPE_BASE] = { REAL, 1, 1e12 }, [FMT_DYN_NTK] = { FLAG, 0, 1 },
-    [FMT_LOGN] = { FLAG, 0, 1 },         [FMT_TIED] = { FLAG, 0, 1 },
+    [FMT_ROPE_BASE] = { REAL, 1, 1e12 }, [FMT_ROPE_RATIO] = { REAL, 1e-3, 1e6 },
+    [FMT_DYN_NTK] = { FLAG, 0, 1 },      [FMT_LOGN] = { FLAG, 0, 1 },
+    [FMT_TIED] = { FLAG, 0, 1 },
 };
 
 static const fmt_family *find_family(const char *model_type)
@@ -66,6 +69,19 @@ out:
     return st;
 }
 
+/* The object that holds the key, and the key in it: "a.b" is b of a. */
+static const fmt_json *holder(const fmt_json *config, const char **key)
+{
+    const char *dot = strchr(*key, '.');
+    char outer[64];
+
+    if (!dot)
+        return config;
+    snprintf(outer, sizeof outer, "%.*s", (int)(dot - *key), *key);
+    *key = dot + 1;
+    return fmt_json_get(config, outer);
+}
+
 /* *value keeps NaN-free doubles: every field fits exactly.  *found: the key was there. */
 static q_status read_key(const fmt_key *k, const fmt_json *config, double *value, int *found,
                          q_err *err)
@@ -75,24 +91,25 @@ static q_status read_key(const fmt_key *k, const fmt_json *config, double *value
     int flag = 0;
     const double min = field_rows[k->field].min, max = field_rows[k->field].max;
     const int div = k->div ? k->div : 1;
-    const fmt_json *v = fmt_json_get(config, k->key);
+    const char *key = k->key;
+    const fmt_json *o = holder(config, &key), *v = fmt_json_get(o, key);
 
     *found = v && fmt_json_kind(v) != FMT_JSON_NULL;
     if (!*found)
         return Q_OK;
     switch (field_rows[k->field].kind) {
     case INT:
-        Q_TRY(fmt_json_int(config, k->key, (int64_t)min * div, (int64_t)max * div, &i, err));
+        Q_TRY(fmt_json_int(o, key, (int64_t)min * div, (int64_t)max * div, &i, err));
         if (i % div != 0)
             Q_FAIL(err, Q_ECONFIG, "'%s' is %lld, wanted a multiple of %d", k->key, (long long)i,
                    div);
         *value = (double)(i / div);
         break;
     case REAL:
-        Q_TRY(fmt_json_real_opt(config, k->key, min, max, value, err));
+        Q_TRY(fmt_json_real_opt(o, key, min, max, value, err));
         break;
     case FLAG:
-        Q_TRY(fmt_json_bool_opt(config, k->key, &flag, err));
+        Q_TRY(fmt_json_bool_opt(o, key, &flag, err));
         *value = flag;
         break;
     }
@@ -181,7 +198,35 @@ static void set_rope(fmt_model *m)
         m->rope_step = 1;
         m->rope_gap = m->hd / 2;
         break;
+    case FMT_ROPE_HALF_PAIRS:
+        m->rot = m->hd / 2;
+        m->rope_step = 2;
+        m->rope_gap = 1;
+        break;
     }
+}
+
+/* Sizes that follow from others, and what must hold between them. */
+static q_status derive(fmt_model *m, const char *file, q_err *err)
+{
+    q_status st = Q_OK;
+
+    if (m->n_kv == 0)
+        m->n_kv = m->n_head;
+    if (m->hd == 0 && m->hid % m->n_head != 0)
+        Q_FAIL(err, Q_ECONFIG, "%s: %lld heads do not divide the hidden size %lld", file,
+               (long long)m->n_head, (long long)m->hid);
+    if (m->hd == 0)
+        m->hd = m->hid / m->n_head;
+    if (m->n_head % m->n_kv != 0)
+        Q_FAIL(err, Q_ECONFIG, "%s: %lld heads are no multiple of %lld key/value heads", file,
+               (long long)m->n_head, (long long)m->n_kv);
+    set_rope(m);
+    if (m->hd % 2 != 0 || m->rot % 2 != 0)
+        Q_FAIL(err, Q_ECONFIG, "%s: head size %lld does not make whole rotary pairs", file,
+               (long long)m->hd);
+out:
+    return st;
 }
 
 q_status fmt_model_parse(fmt_model *m, const fmt_json *config, const char *file, q_err *err)
@@ -205,7 +250,7 @@ q_status fmt_model_parse(fmt_model *m, const fmt_json *config, const char *file,
                       .hid = (int64_t)v[FMT_HID],
                       .layers = (int64_t)v[FMT_LAYERS],
                       .n_head = (int64_t)v[FMT_HEADS],
-                      .n_kv = (int64_t)(found[FMT_KV_HEADS] ? v[FMT_KV_HEADS] : v[FMT_HEADS]),
+                      .n_kv = (int64_t)v[FMT_KV_HEADS],
                       .hd = (int64_t)v[FMT_HEAD_DIM],
                       .ffn = (int64_t)v[FMT_FFN],
                       .vocab = (int64_t)v[FMT_VOCAB],
@@ -217,16 +262,16 @@ q_status fmt_model_parse(fmt_model *m, const fmt_json *config, const char *file,
                       .logn = v[FMT_LOGN] != 0,
                       .tied = v[FMT_TIED] != 0,
                       .dtype = FMT_F16 };
-    if (m->n_head % m->n_kv != 0)
-        Q_FAIL(err, Q_ECONFIG, "%s: %lld heads are no multiple of %lld key/value heads", file,
-               (long long)m->n_head, (long long)m->n_kv);
-    if (m->hd % 2 != 0)
-        Q_FAIL(err, Q_ECONFIG, "%s: head size %lld is odd, rotary pairs need an even one", file,
-               (long long)m->hd);
+    if (found[FMT_ROPE_RATIO])
+        m->rope_base *= v[FMT_ROPE_RATIO];
+    Q_TRY(derive(m, file, err));
+    st = fmt_rope_scaling_parse(m, config, &inner);
+    if (st != Q_OK)
+        Q_FAIL(err, st, "%s: %s", file, inner.msg);
+    Q_TRY(read_text(&dtype, config, "dtype", file, err));
     Q_TRY(read_text(&dtype, config, "torch_dtype", file, err));
     if (dtype && !fmt_dtype_from_name(dtype, &m->dtype))
         Q_FAIL(err, Q_EUNSUPPORTED, "%s: torch_dtype '%s' is not known", file, dtype);
-    set_rope(m);
 out:
     return st;
 }

@@ -19,6 +19,16 @@
 
 typedef struct fmt_family fmt_family;
 
+/* YaRN: frequencies of pairs that turn less than beta_slow times in `ctx` positions are divided by
+ * factor, those that turn more than beta_fast times stay, with a ramp between.
+ * Source: Peng et al. 2023, section 3. */
+typedef struct fmt_yarn {
+    double factor; /* 0: off */
+    double ctx;    /* positions of the training before the extension */
+    double beta_fast, beta_slow;
+    int whole; /* the ends of the ramp are rounded outwards to whole pairs */
+} fmt_yarn;
+
 typedef struct fmt_model {
     const fmt_family *family;
     int64_t hid, layers, n_head, n_kv, hd, ffn, vocab;
@@ -28,6 +38,9 @@ typedef struct fmt_model {
     double rope_base;
     int64_t rot; /* rotated elements of a head; pair i is (i*step, i*step + gap) */
     int64_t rope_step, rope_gap;
+    double
+        rope_mscale; /* cosines and sines are multiplied by it: YaRN's attention factor, else 1 */
+    fmt_yarn yarn;
     int dyn_ntk, logn, tied;
     fmt_dtype dtype; /* torch_dtype of the configuration, informative */
 } fmt_model;
@@ -45,6 +58,7 @@ typedef enum fmt_field {
     FMT_MAX_CTX,
     FMT_EPS,
     FMT_ROPE_BASE,
+    FMT_ROPE_RATIO, /* the base is multiplied by it */
     FMT_DYN_NTK,
     FMT_LOGN,
     FMT_TIED,
@@ -53,15 +67,18 @@ typedef enum fmt_field {
 
 typedef struct fmt_key {
     fmt_field field;
-    const char *key;
-    double dflt;  /* used when the key is absent and `optional` */
-    int optional; /* 0: absent is an error; 1: dflt; 2: derived from the other sizes */
-    int div;      /* value is divided by it (0: 1); must divide evenly */
+    const char *key; /* "a.b": member b of the object a */
+    double dflt;     /* used when the key is absent and `optional` */
+    int optional;    /* 0: absent is an error; 1: dflt; 2: derived from the other sizes */
+    int div;         /* value is divided by it (0: 1); must divide evenly */
 } fmt_key;
 
-typedef enum fmt_rope { FMT_ROPE_HALVES } fmt_rope;
+/* Which elements of a head turn together: all of them, i with i + hd/2; or the first half of the
+ * head, neighbours. */
+typedef enum fmt_rope { FMT_ROPE_HALVES, FMT_ROPE_HALF_PAIRS } fmt_rope;
 
 #define FMT_MAX_KEYS   24
+#define FMT_MAX_REFUSE 12
 #define FMT_MAX_NAMES  16
 #define FMT_MAX_IGNORE 8
 
@@ -80,13 +97,12 @@ typedef struct fmt_refusal {
 } fmt_refusal;
 
 struct fmt_family {
-    const char *model_type; /* config.json */
-    const char *ft_section; /* section of config.ini */
+    const char *model_type; /* in config.json, and the section of config.ini */
     fmt_key keys[FMT_MAX_KEYS];
     fmt_rope rope;
     fmt_name_row names[FMT_MAX_NAMES];  /* ends with tensor[0] == NULL */
     const char *ignore[FMT_MAX_IGNORE]; /* tensors that carry nothing; '#' is any number */
-    fmt_refusal refuse[8];
+    fmt_refusal refuse[FMT_MAX_REFUSE];
 };
 
 extern const fmt_family fmt_families[]; /* ends with model_type == NULL */

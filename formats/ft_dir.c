@@ -16,7 +16,7 @@
 static q_status family_section(const fmt_json **out, const fmt_json *doc, q_err *err)
 {
     for (const fmt_family *f = fmt_families; f->model_type; f++) {
-        *out = fmt_json_get(doc, f->ft_section);
+        *out = fmt_json_get(doc, f->model_type);
         if (!*out)
             continue;
         if (fmt_json_get(*out, "model_type"))

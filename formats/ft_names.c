@@ -19,6 +19,8 @@ static const file_row file_rows[] = {
     { FMT_ATTN_NORM, FMT_WEIGHT, 0, 1, "model.layers.#.ln_1.weight.bin" },
     { FMT_ATTN_QKV, FMT_WEIGHT, 0, 3, "model.layers.#.attention.qkv.weight.@.bin" },
     { FMT_ATTN_QKV, FMT_BIAS, 0, 3, "model.layers.#.attention.qkv.bias.@.bin" },
+    { FMT_Q_NORM, FMT_WEIGHT, 0, 1, "model.layers.#.attention.q_norm.weight.bin" },
+    { FMT_K_NORM, FMT_WEIGHT, 0, 1, "model.layers.#.attention.k_norm.weight.bin" },
     { FMT_ATTN_OUT, FMT_WEIGHT, 0, 1, "model.layers.#.attention.dense.weight.@.bin" },
     { FMT_FFN_NORM, FMT_WEIGHT, 0, 1, "model.layers.#.ln_2.weight.bin" },
     { FMT_FFN_GATE_UP, FMT_WEIGHT, 1, 1, "model.layers.#.mlp.w1.weight.@.bin" }, /* up */
@@ -32,6 +34,8 @@ static int in_family(const file_row *r, const fmt_model *m)
 {
     const fmt_name_row *names = fmt_family_names(m->family, r->role);
 
+    if (r->role == FMT_LM_HEAD && m->tied)
+        return 0;
     return names && (r->part == FMT_WEIGHT || names->bias);
 }
 
@@ -69,8 +73,10 @@ static void fill(fmt_ft_file *f, const file_row *r, const fmt_model *m, int T, i
     for (int p = 0; p < r->first; p++)
         n0 += fmt_dim_size(role->piece[p].rows, m);
     for (int p = r->first; p < r->first + r->n; p++) {
-        const int64_t rows = fmt_dim_size(role->piece[p].rows, m);
-        const int64_t take = by_row ? rows / T : rows, skip = by_row ? rank * take : 0;
+        const fmt_dim dim = role->piece[p].rows;
+        const int64_t rows = fmt_dim_size(dim, m),
+                      of = dim == FMT_D_KV ? fmt_ft_kv_copies(m, T) : 1;
+        const int64_t take = by_row ? rows * of / T : rows, skip = by_row ? rank / of * take : 0;
         fmt_ft_seg *s = &f->seg[f->n_seg++];
 
         s->box = (fmt_box){ n0 + skip, n0 + skip + take, 0, K };
@@ -79,6 +85,7 @@ static void fill(fmt_ft_file *f, const file_row *r, const fmt_model *m, int T, i
             s->box.k1 = s->box.k0 + K / T;
         }
         s->at = width;
+        s->again = rank % of != 0;
         width += take;
         n0 += rows;
     }
@@ -121,25 +128,41 @@ int fmt_ft_file_at(fmt_ft_file *f, const fmt_model *m, int T, size_t i)
     return 0;
 }
 
-q_status fmt_ft_check_ranks(const fmt_model *m, int T, q_err *err)
+/* The size *n that T does not divide, NULL: none.  Key/value heads may also divide T: ranks share
+ * them. */
+static const char *misfit(int64_t *n, const fmt_model *m, int T)
 {
     const struct {
         const char *what;
         int64_t n;
-    } size[] = { { "attention heads", m->n_head },
-                 { "key/value heads", m->n_kv },
-                 { "MLP width", m->ffn } };
-    const size_t n = sizeof size / sizeof size[0];
+        int shared;
+    } size[] = { { "attention heads", m->n_head, 0 },
+                 { "key/value heads", m->n_kv, 1 },
+                 { "MLP width", m->ffn, 0 } };
 
-    for (size_t i = 0; i < n; i++) {
-        int best = T;
-
-        if (size[i].n % T == 0)
-            continue;
-        while (m->n_head % best || m->n_kv % best || m->ffn % best)
-            best--;
-        return q_fail(err, Q_ECONFIG, "%d ranks do not divide %s %lld: use --tensor-parallelism %d",
-                      T, size[i].what, (long long)size[i].n, best);
+    for (size_t i = 0; i < sizeof size / sizeof size[0]; i++) {
+        *n = size[i].n;
+        if (*n % T != 0 && !(size[i].shared && T % *n == 0))
+            return size[i].what;
     }
+    return NULL;
+}
+
+int fmt_ft_kv_copies(const fmt_model *m, int T)
+{
+    return T > m->n_kv ? (int)(T / m->n_kv) : 1;
+}
+
+q_status fmt_ft_check_ranks(const fmt_model *m, int T, q_err *err)
+{
+    int64_t n = 0, other;
+    const char *what = misfit(&n, m, T);
+    int best = T;
+
+    while (misfit(&other, m, best))
+        best--;
+    if (what)
+        return q_fail(err, Q_ECONFIG, "%d ranks do not divide %s %lld: use --tensor-parallelism %d",
+                      T, what, (long long)n, best);
     return Q_OK;
 }

@@ -8,8 +8,9 @@
  * A linear is stored [in, out], so its file is the transposed stack of a few row blocks of the
  * canonical [N, K] matrix; a segment says which block and at which file column it starts.  With T
  * ranks a BY_ROW role keeps the same slice of every piece in a file, a BY_COL role a slice of the
- * inputs.  Embedding, head and norms are one untransposed copy.  Source: reference-behaviour 2.2,
- * 2.3.  Threads: pure. */
+ * inputs.  Embedding, head and norms are one untransposed copy; a tied head
+ * has no file.  With more ranks than key/value heads, neighbours hold copies of one head.  Source:
+ * reference-behaviour 2.2, 2.3.  Threads: pure. */
 #ifndef FMT_FT_NAMES_H
 #define FMT_FT_NAMES_H
 
@@ -23,6 +24,7 @@
 
 typedef struct fmt_ft_seg {
     fmt_box box; /* of the stacked matrix; bias and norms: k0 = 0, k1 = 1 */
+    int again;   /* 1: a lower rank has the same block */
     int64_t at;  /* transposed: file column, else file row, where the block starts */
 } fmt_ft_seg;
 
@@ -38,6 +40,9 @@ typedef struct fmt_ft_file {
 
 /* The i-th file of the model at T ranks; 0 when there is none.  Order: shared, then by layer. */
 int fmt_ft_file_at(fmt_ft_file *f, const fmt_model *m, int T, size_t i);
+
+/* How many ranks hold the same key/value head: 1 up to n_kv ranks, T / n_kv above. */
+int fmt_ft_kv_copies(const fmt_model *m, int T);
 
 /* Q_ECONFIG with the size that T does not divide and the largest T that works. */
 q_status fmt_ft_check_ranks(const fmt_model *m, int T, q_err *err);

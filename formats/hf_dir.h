@@ -43,7 +43,8 @@ q_status fmt_hf_create(fmt_hf_writer **out, const char *dir, uint64_t max_shard,
                        q_err *err);
 q_status fmt_hf_declare(fmt_hf_writer *w, const char *name, fmt_dtype dtype, int ndim,
                         const int64_t *shape, q_err *err);
-q_status fmt_hf_write(fmt_hf_writer *w, const void *p, size_t n, q_err *err);
+q_status fmt_hf_write(fmt_hf_writer *w, const void *p, size_t n,
+                      q_err *err); /* p NULL: a hole of zeros */
 q_status fmt_hf_commit(fmt_hf_writer *w, q_err *err);
 void fmt_hf_writer_close(fmt_hf_writer *w);
 

@@ -213,7 +213,7 @@ q_status fmt_hf_write(fmt_hf_writer *w, const void *p, size_t n, q_err *err)
         piece = n < k->left ? n : (size_t)k->left;
         Q_TRY(fmt_st_write(k->w, s, piece, err));
         k->left -= piece;
-        s += piece;
+        s = s ? s + piece : NULL;
         n -= piece;
     }
 out:

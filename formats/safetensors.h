@@ -66,7 +66,8 @@ q_status fmt_st_declare(fmt_st_writer *w, const char *name, fmt_dtype dtype, int
                         const int64_t *shape, q_err *err);
 /* Bytes of the tensors in the order of declaration; pieces may cross from one to the next.
  * Errors: Q_EARG (more than declared), Q_EIO, Q_ENOMEM. */
-q_status fmt_st_write(fmt_st_writer *w, const void *p, size_t n, q_err *err);
+q_status fmt_st_write(fmt_st_writer *w, const void *p, size_t n,
+                      q_err *err); /* p NULL: a hole of zeros */
 /* Q_EARG when bytes are missing; else fsync and rename.  After it only close is allowed. */
 q_status fmt_st_commit(fmt_st_writer *w, q_err *err);
 void fmt_st_writer_close(fmt_st_writer *w); /* uncommitted: the temporary is removed */

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "runtime/rope.h"
 #include "runtime/seq.h"
 
 static q_status dev_alloc(rt_engine *e, void *out, size_t bytes, q_err *err)
@@ -134,21 +135,6 @@ void rt_engine_close(rt_engine *e)
     q_free(e);
 }
 
-/* Rotary frequencies of a sequence.  Qwen's dynamic NTK: alpha from the prompt length n,
- * base' = base * alpha^(rot / (rot - 2)), kept for the life of the sequence (its modeling code
- * decides only when there is no past). */
-static void fill_inv_freq(float *inv_freq, const fmt_model *m, size_t n)
-{
-    double base = m->rope_base, alpha = 1;
-
-    if (m->dyn_ntk && (int64_t)n > m->train_ctx)
-        alpha = pow(2, ceil(log2((double)n / (double)m->train_ctx) + 1)) - 1;
-    if (alpha > 1)
-        base *= pow(alpha, (double)m->rot / (double)(m->rot - 2));
-    for (int64_t i = 0; i < m->rot / 2; i++)
-        inv_freq[i] = (float)(1.0 / pow(base, 2.0 * (double)i / (double)m->rot));
-}
-
 static q_status check_seq(const rt_engine *e, const rt_seq_opts *o, q_err *err)
 {
     const fmt_model *m = &e->m->desc;
@@ -196,7 +182,7 @@ q_status rt_engine_add(rt_engine *e, rt_seq **out, const rt_seq_opts *o, q_err *
     s->o = *o;
     s->o.ids = s->o.stop = NULL;
     s->n_prompt = o->n_ids;
-    fill_inv_freq(s->inv_freq, m, o->n_ids);
+    rt_inv_freq(s->inv_freq, m, (int64_t)o->n_ids);
     s->e = e;
     s->stream = e->n_added++;
     for (end = &e->first; *end; end = &(*end)->next)

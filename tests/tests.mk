@@ -32,7 +32,7 @@ $B/tests/faults/%.so: tests/faults/%.c
 	$(call say,SO   $@)
 	$Q$(CC) $(CSTD) $(WARN) -O1 -fPIC -shared -o $@ $< -ldl
 
-$(TOOLS): $B/scripts/random_checkpoint.o $B/scripts/random_weights.o $(LIB)
+$(TOOLS): $B/scripts/random_checkpoint.o $B/scripts/random_configs.o $B/scripts/random_weights.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
 	$Q$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)

@@ -235,10 +235,15 @@ q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err 
 
 q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err)
 {
-    q_status st = q_out_pwrite(o, p, n, o->pos, err);
+    q_status st = Q_OK;
 
-    if (st == Q_OK)
-        o->pos += n;
+    if (p)
+        Q_TRY(q_out_pwrite(o, p, n, o->pos, err));
+    else if (ftruncate(o->fd, (off_t)(o->pos + n)) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: hole to byte %llu", o->path,
+                     (unsigned long long)(o->pos + n));
+    o->pos += n;
+out:
     return st;
 }
 

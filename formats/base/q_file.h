@@ -41,7 +41,7 @@ q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
 /* Output file under a temporary name in the directory of path.
  * Errors: Q_ECREATE (exists and !force, or cannot be created). */
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err);
-q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err);
+q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err); /* p NULL: a hole of zeros */
 q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err *err);
 q_status q_out_commit(q_out *o,
                       q_err *err); /* after it the file is there, and only close is allowed */

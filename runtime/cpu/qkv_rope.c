@@ -1,7 +1,8 @@
 /* From the fused projection to attention's inputs.  For every token, each head of q and k in turn:
  *
  *   q_norm / k_norm   RMSNorm over the head, where the model has them (Qwen3)
- *   rotation          (a, b) -> (a c - b s, b c + a s) for pair i = elements (i step, i step + gap)
+ *   rotation          (a, b) -> (a c - b s, b c + a s) for pair i = elements (i step, i step + gap);
+ *                     c and s carry rope_mscale
  *   q_scale           logn factor of the token, q only
  *
  * then k and v go to their page slots in the KV format.  angle = (float)pos * inv_freq[i] in f32,
@@ -16,13 +17,15 @@ typedef struct turn {
     float cos[CPU_MAX_HD / 2], sin[CPU_MAX_HD / 2];
 } turn;
 
-static void turn_make(turn *t, const float *inv_freq, int64_t pairs, int32_t pos)
+static void turn_make(turn *t, const float *inv_freq, const fmt_model *m, int32_t pos)
 {
-    for (int64_t i = 0; i < pairs; i++) {
+    const float scale = (float)m->rope_mscale;
+
+    for (int64_t i = 0; i < m->rot / 2; i++) {
         const float angle = (float)pos * inv_freq[i];
 
-        t->cos[i] = cosf(angle);
-        t->sin[i] = sinf(angle);
+        t->cos[i] = cosf(angle) * scale;
+        t->sin[i] = sinf(angle) * scale;
     }
 }
 
@@ -58,7 +61,7 @@ static void one_token(const rt_qkv_args *a, int t)
     float head[CPU_MAX_HD];
     turn tr;
 
-    turn_make(&tr, b->inv_freq + seq * (m->rot / 2), m->rot / 2, b->pos[t]);
+    turn_make(&tr, b->inv_freq + seq * (m->rot / 2), m, b->pos[t]);
     for (int64_t h = 0; h < m->n_head; h++, row += hd, q += hd) {
         load_head(q, row, a->q_norm, m);
         rotate(q, &tr, m);

@@ -64,7 +64,7 @@ expect_exit 0 "$convert" -i "$model" --dry-run -t bfloat16
 expect_stdout ' float16 -> bfloat16 '
 expect_exit 0 "$convert" -i "$model" -o "$tmp/dry" --dry-run --json
 expect_equal "$(wc -l <"$tmp/stdout")" 1
-expect_stdout '^\{"tensor_parallelism": 1, "store": "float16", "files": [0-9]+, "bytes": [0-9]+, .*\}$'
+expect_stdout '^\{"family": "qwen", "parameters": 8923392, "tensor_parallelism": 1, "kv_copies": 1, "store": "float16", "files": [0-9]+, "bytes": [0-9]+, .*\}$'
 planned=$(sed -E 's/.*"bytes": ([0-9]+), "memory".*/\1/' "$tmp/stdout")
 expect test ! -e "$tmp/dry"
 expect_equal "$(tree_hash "$model")" "$before"

@@ -42,9 +42,9 @@ static void check_ini(const fmt_model *m, const fmt_json *config)
     q_err err = { 0 };
     fmt_model b;
 
-    if (fmt_ft_config_text(&text, config, m->family->ft_section, 1, FMT_F16, &err) == Q_OK) {
+    if (fmt_ft_config_text(&text, config, m->family->model_type, 1, FMT_F16, &err) == Q_OK) {
         assert(fmt_ini_parse(&doc, text.data, text.size, "config.ini", &err) == Q_OK);
-        assert(fmt_model_parse(&b, fmt_json_get(doc, m->family->ft_section), "i", &err) == Q_OK);
+        assert(fmt_model_parse(&b, fmt_json_get(doc, m->family->model_type), "i", &err) == Q_OK);
         assert(m->hid == b.hid && m->layers == b.layers && m->n_head == b.n_head &&
                m->n_kv == b.n_kv && m->hd == b.hd && m->ffn == b.ffn && m->vocab == b.vocab &&
                m->train_ctx == b.train_ctx && m->max_ctx == b.max_ctx && same(m->eps, b.eps) &&

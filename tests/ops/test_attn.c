@@ -269,8 +269,11 @@ static void rotate_ref(const scene *s, const rt_batch *b, int t, const float *x,
         const float f = b->inv_freq[b->seq[t] * (m->rot / 2) + i], angle = (float)b->pos[t] * f;
         double *p = out + i * m->rope_step, *q = p + m->rope_gap, p0 = *p, q0 = *q;
 
-        *p = p0 * cos((double)angle) - q0 * sin((double)angle);
-        *q = q0 * cos((double)angle) + p0 * sin((double)angle);
+        const double c1 = cos((double)angle) * m->rope_mscale,
+                     s1 = sin((double)angle) * m->rope_mscale;
+
+        *p = p0 * c1 - q0 * s1;
+        *q = q0 * c1 + p0 * s1;
     }
     for (int64_t i = 0; i < m->hd; i++)
         out[i] *= factor;
@@ -361,6 +364,7 @@ static scene open_scene(const attn_case *c, const char *backend, int threads)
                        .rot = c->rot,
                        .rope_step = c->step,
                        .rope_gap = c->gap,
+                       .rope_mscale = c->step == 1 ? 1.125 : 1, /* YaRN, exact in f32 */
                        .eps = 1e-6 };
     s.n_pages = s.n_seq * CAPACITY + 1; /* 7, 13, 19, 25: 25 shares a factor with the shuffle's 5 */
     s.n_pages += s.n_pages % 5 == 0;

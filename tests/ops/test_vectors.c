@@ -130,7 +130,7 @@ static void qwen_attn(rt_backend *be)
 {
     static const rt_kv_format f32 = { "f32", FMT_F32 };
     const fmt_model m = {
-        .n_head = 8, .n_kv = 8, .hd = 4, .rot = 4, .rope_step = 1, .rope_gap = 2
+        .n_head = 8, .n_kv = 8, .hd = 4, .rot = 4, .rope_step = 1, .rope_gap = 2, .rope_mscale = 1
     };
     int32_t pos[3] = { 0, 1, 2 }, seq[3] = { 0 }, q_start[2] = { 0, 3 }, kv_len[1] = { 3 };
     int32_t block[1] = { 0 };

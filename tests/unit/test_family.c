@@ -2,6 +2,7 @@
  * table of published models in the reference notes (7.1). */
 #include <string.h>
 
+#include "formats/base/q_file.h"
 #include "formats/family.h"
 #include "tests/t.h"
 
@@ -68,6 +69,157 @@ static void t_published(void)
         T_INT(m.rope_step, 1);
         T_INT(m.rope_gap, 64);
         T_INT(fmt_model_params(&m), rows[i].params);
+    }
+}
+
+/* Published sizes of the other families; the parameter counts are those of the model cards. */
+static void t_published_others(void)
+{
+    static const struct {
+        const char *name, *family;
+        int64_t hid, layers, heads, kv, hd, ffn, rot;
+        double rope_base;
+        int tied;
+        int64_t params;
+    } rows[] = {
+        { "qwen1.5-0.5b", "qwen2", 1024, 24, 16, 16, 64, 2816, 64, 1e6, 1, 463987712 },
+        { "qwen3-0.6b", "qwen3", 1024, 28, 16, 8, 128, 3072, 128, 1e6, 1, 596049920 },
+        { "qwen3-1.7b", "qwen3", 2048, 28, 16, 8, 128, 6144, 128, 1e6, 1, 1720574976 },
+        { "qwen3-4b", "qwen3", 2560, 36, 32, 8, 128, 9728, 128, 1e6, 1, 4022468096 },
+        { "qwen3-8b", "qwen3", 4096, 36, 32, 8, 128, 12288, 128, 1e6, 0, 8190735360 },
+        { "qwen3-14b", "qwen3", 5120, 40, 40, 8, 128, 17408, 128, 1e6, 0, 14768307200 },
+        { "qwen3-32b", "qwen3", 5120, 64, 64, 8, 128, 25600, 128, 1e6, 0, 32762123264 },
+        { "chatglm3-6b", "chatglm", 4096, 28, 32, 2, 128, 13696, 64, 1e4, 0, 6243584000 },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        fmt_model m;
+        char path[96];
+
+        snprintf(path, sizeof path, "data/tokenizers/configs/%s/config.json", rows[i].name);
+        read_model(&m, path);
+        T_STR(m.family->model_type, rows[i].family);
+        T_INT(m.hid, rows[i].hid);
+        T_INT(m.layers, rows[i].layers);
+        T_INT(m.n_head, rows[i].heads);
+        T_INT(m.n_kv, rows[i].kv);
+        T_INT(m.hd, rows[i].hd);
+        T_INT(m.ffn, rows[i].ffn);
+        T_INT(m.rot, rows[i].rot);
+        T_NEAR(m.rope_base, rows[i].rope_base, 0);
+        T_NEAR(m.rope_mscale, 1, 0);
+        T_INT(m.tied, rows[i].tied);
+        T_INT(fmt_model_params(&m), rows[i].params);
+    }
+}
+
+#define QWEN2(more)                                                                                \
+    "{\"model_type\": \"qwen2\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "                  \
+    "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"intermediate_size\": 96, "          \
+    "\"vocab_size\": 100, \"max_position_embeddings\": 32768" more "}"
+
+static void t_rope_scaling(void)
+{
+    q_err err = { 0 };
+    fmt_model m;
+
+    T_OK(parse(&m, QWEN2(", \"rope_scaling\": null, \"rope_theta\": 5e5"), &err), err);
+    T_NEAR(m.rope_base, 5e5, 0);
+    T_NEAR(m.yarn.factor, 0, 0);
+    T_INT(m.hd, 16);
+    T_OK(parse(&m, QWEN2(", \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 7}"),
+               &err),
+         err);
+    T_NEAR(m.rope_base, 7, 0);
+    T_NEAR(m.rope_mscale, 1, 0);
+    T_OK(parse(&m,
+               QWEN2(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, "
+                     "\"original_max_position_embeddings\": 32768}"),
+               &err),
+         err);
+    T_NEAR(m.yarn.factor, 4, 0);
+    T_NEAR(m.yarn.ctx, 32768, 0);
+    T_INT(m.max_ctx, 131072);
+    T_NEAR(m.rope_mscale, 1.138629436111989, 1e-12);
+    T_OK(parse(&m,
+               QWEN2(", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, "
+                     "\"attention_factor\": 1.5, \"truncate\": false}"),
+               &err),
+         err);
+    T_NEAR(m.rope_mscale, 1.5, 0);
+    T_NEAR(m.yarn.ctx, 32768, 0);
+    T_INT(m.yarn.whole, 0);
+    T_ERR(parse(&m, QWEN2(", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}"), &err), err,
+          Q_EUNSUPPORTED, "'rope_scaling' of type 'dynamic' is not supported; known: yarn");
+    T_ERR(parse(&m, QWEN2(", \"rope_scaling\": {\"type\": \"yarn\"}"), &err), err, Q_ECONFIG,
+          "'factor' is missing");
+    T_ERR(parse(&m, QWEN2(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 0.5}"), &err), err,
+          Q_ECONFIG, "factor");
+    T_ERR(parse(&m,
+                QWEN2(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, "
+                      "\"mscale\": 1}"),
+                &err),
+          err, Q_EUNSUPPORTED, "'mscale' of rope scaling");
+    T_ERR(parse(&m,
+                QWEN2(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, "
+                      "\"beta_slow\": 33}"),
+                &err),
+          err, Q_ECONFIG, "'beta_slow' is 33, above 'beta_fast' 32");
+    T_ERR(parse(&m,
+                QWEN2(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1000, "
+                      "\"original_max_position_embeddings\": 1000000}"),
+                &err),
+          err, Q_ECONFIG, "rope scaling to 1000000000 positions, the limit is");
+    T_ERR(parse(&m, QWEN2(", \"rope_scaling\": 3"), &err), err, Q_ECONFIG,
+          "config.json: 'rope_scaling' is not an object");
+}
+
+static void t_refused_others(void)
+{
+    static const struct {
+        const char *path, *from, *to;
+        q_status want;
+        const char *part;
+    } rows[] = {
+        { "models/qwen2-tiny", "\"use_sliding_window\": false", "\"use_sliding_window\": true",
+          Q_EUNSUPPORTED, "'use_sliding_window': sliding windows are not supported" },
+        { "models/qwen2-tiny", "\"silu\"", "\"gelu\"", Q_EUNSUPPORTED, "'hidden_act'" },
+        { "models/qwen2-tiny", "\"hidden_size\": 256", "\"hidden_size\": 254", Q_ECONFIG,
+          "4 heads do not divide the hidden size 254" },
+        { "models/qwen2-tiny", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3",
+          Q_ECONFIG, "4 heads are no multiple of 3 key/value heads" },
+        { "models/qwen3-random", "\"attention_bias\": false", "\"attention_bias\": true",
+          Q_EUNSUPPORTED, "'attention_bias'" },
+        { "models/qwen3-random", "\"qwen3\"", "\"qwen3_moe\"", Q_EUNSUPPORTED,
+          "model_type 'qwen3_moe' is not supported; known: qwen qwen2 qwen3 chatglm" },
+        { "models/chatglm3-random", "\"multi_query_group_num\": 2", "\"groups\": 2", Q_ECONFIG,
+          "'multi_query_group_num' is missing" },
+        { "models/chatglm3-random", "\"add_bias_linear\": false", "\"add_bias_linear\": true",
+          Q_EUNSUPPORTED, "'add_bias_linear'" },
+        { "models/chatglm3-random", "\"use_cache\": true", "\"quantization_bit\": 4",
+          Q_EUNSUPPORTED, "'quantization_bit': quantized checkpoints" },
+        { "models/chatglm3-random", "\"use_cache\": true", "\"pre_seq_len\": 128", Q_EUNSUPPORTED,
+          "'pre_seq_len': trained prefixes" },
+        { "models/chatglm3-random", "\"kv_channels\": 64", "\"kv_channels\": 66", Q_ECONFIG,
+          "head size 66 does not make whole rotary pairs" },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        q_err err = { 0 };
+        q_buf text = { 0 }, bent = { 0 };
+        fmt_model m;
+        char path[96];
+        const char *at;
+
+        snprintf(path, sizeof path, "%s/config.json", rows[i].path);
+        T_OK(q_file_slurp(&text, T_SHARED(path), 1 << 16, &err), err);
+        T_TRUE((at = strstr(text.data, rows[i].from)) != NULL);
+        T_OK(q_buf_printf(&bent, &err, "%.*s%s%s", (int)(at - text.data), text.data, rows[i].to,
+                          at + strlen(rows[i].from)),
+             err);
+        T_ERR(parse(&m, bent.data, &err), err, rows[i].want, rows[i].part);
+        q_buf_free(&text);
+        q_buf_free(&bent);
     }
 }
 
@@ -190,7 +342,7 @@ static void t_uneven(void)
                 "\"num_attention_heads\": 4, \"kv_channels\": 15, \"ffn_hidden_size\": 96, "
                 "\"vocab_size\": 100, \"seq_length\": 32}",
                 &err),
-          err, Q_ECONFIG, "config.json: head size 15 is odd");
+          err, Q_ECONFIG, "config.json: head size 15 does not make whole rotary pairs");
 }
 
 static void t_names(void)
@@ -230,8 +382,10 @@ static void t_names(void)
     T_STR(name, "ln_f");
 }
 
-static const t_case cases[] = { T(t_published), T(t_defaults), T(t_refused), T(t_hostile_numbers),
-                                T(t_uneven),    T(t_names),    { 0 } };
+static const t_case cases[] = {
+    T(t_published), T(t_published_others), T(t_rope_scaling), T(t_refused_others), T(t_defaults),
+    T(t_refused),   T(t_hostile_numbers),  T(t_uneven),       T(t_names),          { 0 }
+};
 
 int main(int argc, char **argv)
 {

@@ -166,6 +166,34 @@ static void t_gqa(void)
     T_INT(f.seg[2].at, 18);
 }
 
+/* more ranks than key/value heads: 0 and 1 hold the first head, 2 and 3 the second */
+static void t_shared_heads(void)
+{
+    fmt_model m = model();
+    fmt_ft_file f;
+
+    m.n_kv = 2;
+    T_INT(fmt_ft_kv_copies(&m, 1), 1);
+    T_INT(fmt_ft_kv_copies(&m, 2), 1);
+    T_INT(fmt_ft_kv_copies(&m, 4), 2);
+    for (size_t r = 0; r < 4; r++) {
+        T_TRUE(fmt_ft_file_at(&f, &m, 4, 4 + r));
+        T_INT(f.rank, r);
+        T_INT(f.cols, 6 + 6 + 6);
+        T_INT(f.seg[0].box.n0, 6 * (int)r);
+        T_INT(f.seg[0].again, 0);
+        T_INT(f.seg[1].box.n0, 24 + 6 * ((int)r / 2));
+        T_INT(f.seg[1].box.n1, 30 + 6 * ((int)r / 2));
+        T_INT(f.seg[1].again, r % 2);
+        T_INT(f.seg[2].box.n0, 36 + 6 * ((int)r / 2));
+        T_INT(f.seg[2].at, 12);
+        T_INT(f.seg[2].again, r % 2);
+    }
+    m.tied = 1; /* no lm_head.weight.bin */
+    for (size_t i = 0; fmt_ft_file_at(&f, &m, 4, i); i++)
+        T_TRUE(f.ref.role != FMT_LM_HEAD);
+}
+
 static void cover(const fmt_ft_file *f, uint8_t *element, uint8_t *stored, int64_t K)
 {
     for (int k = 0; k < f->n_seg; k++) {
@@ -249,16 +277,19 @@ static void t_ranks(void)
           "3 ranks do not divide attention heads 4: use --tensor-parallelism 2");
     T_ERR(fmt_ft_check_ranks(&m, 64, &err), err, Q_ECONFIG, "use --tensor-parallelism 4");
     m.n_kv = 2;
+    T_OK(fmt_ft_check_ranks(&m, 4, &err), err); /* ranks share heads */
+    m.n_head = 12;
+    m.n_kv = 3;
     T_ERR(fmt_ft_check_ranks(&m, 4, &err), err, Q_ECONFIG,
-          "4 ranks do not divide key/value heads 2: use --tensor-parallelism 2");
-    m.n_kv = 4;
+          "4 ranks do not divide key/value heads 3: use --tensor-parallelism 1");
+    m = model();
     m.ffn = 21;
     T_ERR(fmt_ft_check_ranks(&m, 2, &err), err, Q_ECONFIG,
           "2 ranks do not divide MLP width 21: use --tensor-parallelism 1");
 }
 
-static const t_case cases[] = { T(t_one_rank),     T(t_two_ranks), T(t_gqa), T(t_coverage),
-                                T(t_names_differ), T(t_ranks),     { 0 } };
+static const t_case cases[] = { T(t_one_rank),     T(t_two_ranks), T(t_gqa),          T(t_coverage),
+                                T(t_names_differ), T(t_ranks),     T(t_shared_heads), { 0 } };
 
 int main(int argc, char **argv)
 {

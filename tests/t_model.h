@@ -1,0 +1,233 @@
+/* Golden values of whole models: logits, greedy continuations and perplexity against files computed
+ * by an independent implementation (../shared/golden, its README says how).
+ *
+ *     rt_session *s = tm_open("datasets/qwen-tiny", NULL);
+ *     T_TRUE(tm_logits_diff(s, ids, n, T_SHARED("golden/x/logits.npy"), 8) <= 2e-3);
+ *
+ * QWENKIT_TEST_DEVICE chooses the backend (default cpu), so that the same tests judge every device.
+ * Functions in a header, because tests are one file each. */
+#ifndef T_MODEL_H
+#define T_MODEL_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "calibrate/eval_ppl.h"
+#include "calibrate/eval_rouge.h"
+#include "formats/base/q_file.h"
+#include "formats/json.h"
+#include "runtime/model_cli.h"
+#include "tests/t.h"
+
+static inline rt_session *tm_open(const char *model, const char *weight_only)
+{
+    q_err err = { 0 };
+    rt_session *s = NULL;
+    rt_session_opts o;
+
+    rt_session_opts_init(&o);
+    o.path = model;
+    o.weight_only = weight_only;
+    o.backend = getenv("QWENKIT_TEST_DEVICE");
+    o.sampling.greedy = 1;
+    o.tokenizer_optional = 1;
+    T_OK(rt_session_open(&s, &o, NULL, &err), err);
+    return s;
+}
+
+typedef struct tm_rows {
+    int64_t from, vocab;
+    float *v;
+} tm_rows;
+
+static inline q_status tm_keep(void *user, rt_seq *seq, int64_t pos, int64_t n, const float *logits,
+                               q_err *err)
+{
+    tm_rows *k = user;
+
+    (void)seq, (void)err;
+    memcpy(k->v + (pos - k->from) * k->vocab, logits, (size_t)(n * k->vocab) * sizeof *logits);
+    return Q_OK;
+}
+
+static inline void tm_read_ids(q_ids *ids, const fmt_json *list, size_t n)
+{
+    q_err err = { 0 };
+
+    T_TRUE(fmt_json_size(list) >= n);
+    for (size_t i = 0; i < n; i++) {
+        int64_t id = -1;
+
+        T_TRUE(fmt_json_as_int(fmt_json_at(list, i), 0, INT32_MAX, &id));
+        T_OK(q_ids_push(ids, (int32_t)id, &err), err);
+    }
+}
+
+/* Largest difference of the last n_rows positions of a prompt of n ids from a golden file. */
+static inline double tm_logits_diff(rt_session *s, const fmt_json *list, size_t n, const char *npy,
+                                    int64_t n_rows)
+{
+    q_err err = { 0 };
+    q_ids ids = { 0 };
+    rt_engine *e = NULL;
+    rt_seq *seq = NULL;
+    int64_t shape[2];
+    float *want = t_npy_f32(npy, shape, 2);
+    tm_rows k = { .vocab = s->desc.vocab };
+    double diff;
+
+    T_INT(shape[0], n_rows);
+    T_INT(shape[1], k.vocab);
+    k.v = q_malloc((size_t)(n_rows * k.vocab) * sizeof *k.v);
+    T_TRUE(k.v != NULL);
+    tm_read_ids(&ids, list, n);
+    k.from = (int64_t)ids.n - n_rows;
+    T_OK(rt_session_engine(&e, s, 1, (int64_t)ids.n, &err), err);
+    T_OK(rt_engine_add(e, &seq,
+                       &(rt_seq_opts){ .ids = ids.v,
+                                       .n_ids = ids.n,
+                                       .logits_from = k.from,
+                                       .on_logits = tm_keep,
+                                       .user = &k },
+                       &err),
+         err);
+    T_OK(rt_engine_run(e, &err), err);
+    diff = t_max_abs_diff(k.v, want, (size_t)(n_rows * k.vocab));
+    rt_seq_close(seq);
+    rt_engine_close(e);
+    q_ids_free(&ids);
+    q_free(k.v);
+    q_free(want);
+    return diff;
+}
+
+/* The four prompts of logits_inputs.json, the last 8 positions of each. */
+static inline void tm_logits(const char *model, const char *golden, double bound)
+{
+    q_err err = { 0 };
+    fmt_json *doc = NULL;
+    rt_session *s;
+    char path[96];
+
+    snprintf(path, sizeof path, "%s/logits_inputs.json", golden);
+    T_OK(fmt_json_read(&doc, T_SHARED(path), (size_t)1 << 24, &err), err);
+    s = tm_open(model, NULL);
+    T_INT(fmt_json_size(doc), 4);
+    for (size_t i = 0; i < 4; i++) {
+        const fmt_json *ids = fmt_json_get(fmt_json_at(doc, i), "input_ids");
+        double diff;
+
+        snprintf(path, sizeof path, "%s/logits_%zu.npy", golden, i);
+        diff = tm_logits_diff(s, ids, fmt_json_size(ids), T_SHARED(path), 8);
+        printf("# %s: max abs difference %.2g\n", path, diff);
+        T_TRUE(diff <= bound);
+    }
+    rt_session_close(s);
+    fmt_json_free(doc);
+}
+
+static inline fmt_json *tm_next_line(const char **p)
+{
+    q_err err = { 0 };
+    const char *end = strchr(*p, '\n');
+    const size_t n = end ? (size_t)(end - *p) : strlen(*p);
+    fmt_json *v = NULL;
+
+    T_OK(fmt_json_parse(&v, *p, n, "line", &err), err);
+    *p += n + (end != NULL);
+    return v;
+}
+
+static inline int tm_same_member(const fmt_json *a, const fmt_json *b, const char *key)
+{
+    q_buf x = { 0 }, y = { 0 };
+    q_err err = { 0 };
+    int same;
+
+    T_OK(fmt_json_print(&x, fmt_json_get(a, key), 0, &err), err);
+    T_OK(fmt_json_print(&y, fmt_json_get(b, key), 0, &err), err);
+    same = strcmp(x.data, y.data) == 0;
+    q_buf_free(&x);
+    q_buf_free(&y);
+    return same;
+}
+
+/* A model whose texts are wanted must have a tokenizer: skipping would hide it. */
+static inline rt_session *tm_open_text(const char *model, const char *weight_only)
+{
+    rt_session *s = tm_open(model, weight_only);
+
+    T_TRUE(s->tok != NULL);
+    return s;
+}
+
+/* 199 of 200: one near tie between two tokens may go the other way in another summation order. */
+static inline void tm_greedy(const char *model, const char *golden)
+{
+    q_err err = { 0 };
+    ds_set *set = NULL;
+    rt_session *s;
+    char path[96];
+    q_buf got = { 0 }, want = { 0 };
+    cal_rouge_result r;
+    int same = 0, texts = 0;
+    const char *g, *w;
+
+    snprintf(path, sizeof path, "%s/greedy.jsonl", golden);
+    T_OK(q_file_slurp(&want, T_SHARED(path), (size_t)1 << 24, &err), err);
+    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 200 },
+                 &err),
+         err);
+    s = tm_open_text(model, NULL);
+    T_OK(cal_rouge_run(
+             &r, s, set,
+             &(cal_rouge_opts){ .max_new = 64, .max_input = 2048, .batch = 16, .lines = &got },
+             &err),
+         err);
+    g = got.data;
+    w = want.data;
+    for (int i = 0; i < 200; i++) {
+        fmt_json *a = tm_next_line(&g), *b = tm_next_line(&w);
+
+        same += tm_same_member(a, b, "ids");
+        texts += tm_same_member(a, b, "text");
+        fmt_json_free(a);
+        fmt_json_free(b);
+    }
+    printf("# %s, greedy: %d of 200 sequences and %d texts equal\n", model, same, texts);
+    T_TRUE(same >= 199);
+    T_TRUE(texts >= same);
+    rt_session_close(s);
+    ds_close(set);
+    q_buf_free(&got);
+    q_buf_free(&want);
+}
+
+/* Of the first 400 test articles, windows of 512. */
+static inline double tm_perplexity(const char *model, const char *weight_only)
+{
+    q_err err = { 0 };
+    ds_set *set = NULL;
+    q_buf text = { 0 };
+    q_ids ids = { 0 };
+    cal_ppl_result r;
+    rt_session *s;
+
+    T_OK(ds_open(&set, T_SHARED("data/summaries/test.jsonl"), &(ds_opts){ .max_samples = 400 },
+                 &err),
+         err);
+    s = tm_open_text(model, weight_only);
+    T_OK(ds_join(set, NULL, "\n\n", &text, &err), err);
+    T_OK(txt_encode(s->tok, text.data, text.size, 0, &ids, &err), err);
+    T_OK(cal_ppl_run(&r, s, NULL, ids.v, ids.n, &(cal_ppl_opts){ .window = 512 }, &err), err);
+    T_INT(r.tokens, 123099);
+    T_INT(r.scored, 122640);
+    printf("# %s, perplexity %s: %.4f\n", model, s->model->scheme, r.ppl);
+    rt_session_close(s);
+    ds_close(set);
+    q_buf_free(&text);
+    q_ids_free(&ids);
+    return r.ppl;
+}
+
+#endif
