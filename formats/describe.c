@@ -1,0 +1,169 @@
+/* What the headers of a model say.  One walk over all parts of all roles serves the sums and the
+ * lists. */
+#include "formats/describe.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Calls fn for every part of every role that the model has. */
+static q_status each(const fmt_src *s,
+                     q_status (*fn)(void *self, const fmt_src *s, fmt_ref ref, q_err *err),
+                     void *self, q_err *err)
+{
+    q_status st = Q_OK;
+
+    for (int64_t layer = -1; layer < fmt_src_model(s)->layers; layer++)
+        for (int r = 0; r < FMT_ROLES; r++)
+            for (int p = 0; p < FMT_PARTS; p++) {
+                const fmt_ref ref = { (fmt_role)r, layer < 0 ? 0 : layer, (fmt_part)p };
+
+                if (fmt_role_get(ref.role)->per_layer == (layer >= 0) && fmt_src_has(s, ref))
+                    Q_TRY(fn(self, s, ref, err));
+            }
+out:
+    return st;
+}
+
+static q_status count(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
+{
+    const fmt_box b = fmt_src_shape(s, ref);
+    uint64_t *bytes = self;
+
+    (void)err;
+    if (ref.role != FMT_TOK_EMBD)
+        *bytes += (uint64_t)(b.n1 * b.k1) * fmt_dtype_bytes(fmt_src_dtype(s, ref));
+    return Q_OK;
+}
+
+uint64_t fmt_decode_bytes(const fmt_src *s)
+{
+    uint64_t bytes = 0;
+
+    (void)each(s, count, &bytes, NULL);
+    return bytes;
+}
+
+uint64_t fmt_kv_bytes(const fmt_model *m)
+{
+    return (uint64_t)(2 * m->layers * m->n_kv * m->hd * 2);
+}
+
+/* of the linears */
+static const char *dtype_of(const fmt_src *s)
+{
+    return fmt_dtype_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
+}
+
+/* ---- for programs --------------------------------------------------------------------------- */
+
+static q_status put_tensor(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_box b = fmt_src_shape(s, ref);
+    fmt_json *t, *shape;
+
+    Q_TRY(fmt_json_put_obj(&t, self, NULL, err));
+    Q_TRY(fmt_json_put_str(t, "role", fmt_role_get(ref.role)->name, err));
+    Q_TRY(fmt_json_put_str(t, "part", ref.part == FMT_BIAS ? "bias" : "weight", err));
+    if (fmt_role_get(ref.role)->per_layer)
+        Q_TRY(fmt_json_put_int(t, "layer", ref.layer, err));
+    Q_TRY(fmt_json_put_str(t, "dtype", fmt_dtype_name(fmt_src_dtype(s, ref)), err));
+    Q_TRY(fmt_json_put_arr(&shape, t, "shape", err));
+    Q_TRY(fmt_json_put_int(shape, NULL, b.n1, err));
+    if (b.k1 > 1)
+        Q_TRY(fmt_json_put_int(shape, NULL, b.k1, err));
+    Q_TRY(fmt_json_put_str(t, "name", fmt_src_name(s, ref, 0), err));
+out:
+    return st;
+}
+
+q_status fmt_tensors_json(fmt_json *list, const fmt_src *s, q_err *err)
+{
+    return each(s, put_tensor, list, err);
+}
+
+q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
+{
+    const fmt_model *m = fmt_src_model(s);
+    const struct {
+        const char *key;
+        int64_t value;
+    } sizes[] = { { "tensor_parallelism", fmt_src_ranks(s) },
+                  { "parameters", fmt_model_params(m) },
+                  { "bytes", (int64_t)fmt_src_bytes(s) },
+                  { "hidden", m->hid },
+                  { "layers", m->layers },
+                  { "heads", m->n_head },
+                  { "kv_heads", m->n_kv },
+                  { "head_dim", m->hd },
+                  { "ffn", m->ffn },
+                  { "vocab", m->vocab },
+                  { "max_positions", m->max_ctx },
+                  { "kv_bytes_per_token", (int64_t)fmt_kv_bytes(m) },
+                  { "decode_bytes", (int64_t)fmt_decode_bytes(s) } };
+    q_status st = Q_OK;
+
+    Q_TRY(fmt_json_put_str(doc, "model", fmt_src_dir(s), err));
+    Q_TRY(fmt_json_put_str(doc, "container", fmt_src_kind(s), err));
+    Q_TRY(fmt_json_put_str(doc, "family", m->family->model_type, err));
+    Q_TRY(fmt_json_put_str(doc, "dtype", dtype_of(s), err));
+    Q_TRY(fmt_json_put_bool(doc, "tied_head", m->tied, err));
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        Q_TRY(fmt_json_put_int(doc, sizes[i].key, sizes[i].value, err));
+out:
+    return st;
+}
+
+/* ---- for people ----------------------------------------------------------------------------- */
+
+static q_status tensor_line(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
+{
+    const fmt_box b = fmt_src_shape(s, ref);
+    char layer[24] = "", shape[48];
+
+    if (fmt_role_get(ref.role)->per_layer)
+        snprintf(layer, sizeof layer, "%lld", (long long)ref.layer);
+    if (b.k1 > 1)
+        snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)b.n1, (long long)b.k1);
+    else
+        snprintf(shape, sizeof shape, "[%lld]", (long long)b.n1);
+    return q_buf_printf(self, err, "%-12s %-6s %5s  %-8s %-18s %s\n", fmt_role_get(ref.role)->name,
+                        ref.part == FMT_BIAS ? "bias" : "weight", layer,
+                        fmt_dtype_name(fmt_src_dtype(s, ref)), shape, fmt_src_name(s, ref, 0));
+}
+
+q_status fmt_tensors_text(q_buf *out, const fmt_src *s, q_err *err)
+{
+    return each(s, tensor_line, out, err);
+}
+
+q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(s);
+    const double n = (double)fmt_model_params(m);
+
+    Q_TRY(q_buf_printf(out, err, "%s\n  container   %s", fmt_src_dir(s),
+                       strcmp(fmt_src_kind(s), "ft") == 0 ? "FT directory" : "Hugging Face"));
+    if (fmt_src_ranks(s) > 1)
+        Q_TRY(q_buf_printf(out, err, ", cut for %d ranks", fmt_src_ranks(s)));
+    Q_TRY(q_buf_printf(out, err,
+                       "\n  family      %s\n"
+                       "  parameters  %.3f %s, %s, %.2f GB on disk\n"
+                       "  sizes       hidden %lld, %lld layers, %lld heads of %lld, %lld key/value "
+                       "heads, MLP %lld, vocabulary %lld%s\n",
+                       m->family->model_type, n < 1e9 ? n * 1e-6 : n * 1e-9, n < 1e9 ? "M" : "G",
+                       dtype_of(s), (double)fmt_src_bytes(s) * 1e-9, (long long)m->hid,
+                       (long long)m->layers, (long long)m->n_head, (long long)m->hd,
+                       (long long)m->n_kv, (long long)m->ffn, (long long)m->vocab,
+                       m->tied ? ", head tied to the embedding" : ""));
+    Q_TRY(q_buf_printf(out, err,
+                       "  positions   %lld%s%s\n"
+                       "  decode      reads %.3f GB of weights a step\n"
+                       "  KV cache    %llu bytes a token in 16 bits\n",
+                       (long long)m->max_ctx, m->dyn_ntk ? ", dynamic NTK" : "",
+                       m->yarn.factor != 0 ? ", YaRN" : "", (double)fmt_decode_bytes(s) * 1e-9,
+                       (unsigned long long)fmt_kv_bytes(m)));
+out:
+    return st;
+}

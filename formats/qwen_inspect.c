@@ -1,0 +1,151 @@
+/* qwen-inspect: what a model directory is, from its headers alone: nothing of the weights is read.
+ */
+#include <stdio.h>
+
+#include "formats/base/q_cli.h"
+#include "formats/describe.h"
+#include "formats/text/tokenizer.h"
+
+enum { KEY_TENSORS = 0x100 };
+
+static struct opts {
+    q_cli cli;
+    const char *model;
+    int tensors;
+} o;
+
+static const struct argp_option options[] = {
+    { "tensors", KEY_TENSORS, 0, 0, "List every tensor: role, layer, type, shape, where it is", 0 },
+    { 0 },
+};
+
+static const char doc[] =
+    "Say what a model directory is: family, sizes, types, what a decode step reads, and which "
+    "commands apply to it."
+    "\v"
+    "Examples:\n"
+    "  qwen-inspect Qwen2.5-7B-Instruct\n"
+    "  qwen-inspect ft/1-gpu --tensors | less\n"
+    "  qwen-inspect Qwen3-8B --json\n\n"
+    "MODEL is a Hugging Face directory or an FT directory.  Only headers are read.\n\n"
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed, 78 "
+    "not "
+    "supported.";
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o.cli;
+        return 0;
+    case KEY_TENSORS:
+        o.tensors = 1;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (o.model)
+            argp_error(state, "unexpected argument '%s'", arg);
+        o.model = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o.model)
+            argp_error(state, "no model given");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = { options, parse, "MODEL", doc, q_cli_children, NULL, NULL };
+
+/* Commands that take this model as it is. */
+static const struct {
+    const char *command;
+    int needs_text;
+} commands[] = { { "qwen-convert", 0 },
+                 { "qwen-run", 0 },
+                 { "qwen-benchmark", 0 },
+                 { "qwen-perplexity", 1 },
+                 { "qwen-summarize", 1 } };
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_json *v = NULL, *list;
+    q_buf text = { 0 };
+
+    Q_TRY(fmt_json_new(&v, err));
+    Q_TRY(fmt_describe_json(v, s, err));
+    if (tok)
+        Q_TRY(fmt_json_put_int(v, "tokens", txt_vocab_size(tok), err));
+    else
+        Q_TRY(fmt_json_put_null(v, "tokens", err));
+    Q_TRY(fmt_json_put_arr(&list, v, "commands", err));
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (tok || !commands[i].needs_text)
+            Q_TRY(fmt_json_put_str(list, NULL, commands[i].command, err));
+    if (o.tensors) {
+        Q_TRY(fmt_json_put_arr(&list, v, "tensors", err));
+        Q_TRY(fmt_tensors_json(list, s, err));
+    }
+    Q_TRY(fmt_json_print(&text, v, 0, err));
+    puts(text.data);
+out:
+    q_buf_free(&text);
+    fmt_json_free(v);
+    return st;
+}
+
+/* no_tok: why there is no tokenizer */
+static q_status print_text(const fmt_src *s, const txt_tok *tok, const char *no_tok, q_err *err)
+{
+    q_status st = Q_OK;
+    q_buf text = { 0 };
+
+    Q_TRY(fmt_describe_text(&text, s, err));
+    if (tok)
+        Q_TRY(q_buf_printf(&text, err, "  tokenizer   %d tokens\n", txt_vocab_size(tok)));
+    else
+        Q_TRY(q_buf_printf(&text, err, "  tokenizer   none: %s\n", no_tok));
+    Q_TRY(q_buf_puts(&text, "  commands   ", err));
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (tok || !commands[i].needs_text)
+            Q_TRY(q_buf_printf(&text, err, " %s", commands[i].command));
+    Q_TRY(q_buf_puts(&text, "\n", err));
+    if (o.tensors)
+        Q_TRY(fmt_tensors_text(&text, s, err));
+    fputs(text.data, stdout);
+out:
+    q_buf_free(&text);
+    return st;
+}
+
+static q_status run(q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_src *s = NULL;
+    txt_tok *tok = NULL;
+    q_err no_tok = { 0 };
+
+    Q_TRY(fmt_src_open(&s, o.model, err));
+    if (txt_tok_open(&tok, fmt_src_dir(s), &no_tok) == Q_ENOMEM)
+        Q_FAIL(err, Q_ENOMEM, "%s", no_tok.msg);
+    if (o.cli.json)
+        Q_TRY(print_json(s, tok, err));
+    else
+        Q_TRY(print_text(s, tok, no_tok.msg, err));
+out:
+    txt_tok_close(tok);
+    fmt_src_close(s);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    q_err err = { 0 };
+    q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
+
+    if (st == Q_OK)
+        st = run(&err);
+    return q_cli_exit(&o.cli, st, &err);
+}
