@@ -7,16 +7,21 @@ B        := build/$(CONFIG)
 PREFIX   ?= /usr/local
 CC       ?= gcc
 has       = $(shell echo '\#include <$(1)>' | $(CC) $(CPPFLAGS) -E -xc - >/dev/null 2>&1 && echo 1)
+has_cxx   = $(shell echo '\#include <$(1)>' | $(CXX) $(CPPFLAGS) -std=c++17 -E -xc++ - >/dev/null 2>&1 && echo 1)
 pc        = $(shell pkg-config $(1) $(2) 2>/dev/null)
 # one short line per file; V=1 shows the commands
 Q         = $(if $(V),,@)
 say       = $(if $(V),@:,@echo "  $(1)")
 bin       = $B/bin/$(subst _,-,$(notdir $(1:%.c=%)))
 
+# ChatGLM tokenizers: the only C++ file, and only where the library is
+SPM      := $(call has_cxx,sentencepiece_processor.h)
+SPM_OBJ  := $(if $(SPM),$B/formats/text/spm_shim.o)
+$(if $(SPM),,$(info ChatGLM tokenizers: not built (sentencepiece_processor.h not found: libsentencepiece-dev)))
 DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu
 PROGS    := $(sort $(wildcard */qwen_*.c))
 SRC      := $(filter-out $(PROGS),$(sort $(foreach d,$(DIRS),$(wildcard $d/*.c))))
-OBJ      := $(SRC:%.c=$B/%.o)
+OBJ      := $(SRC:%.c=$B/%.o) $(SPM_OBJ)
 LIB      := $B/libqwenkit.a
 
 CSTD     := -std=c11 -D_GNU_SOURCE
@@ -34,9 +39,13 @@ JANSSON_LIBS   := $(or $(call pc,--libs,jansson),-ljansson)
 UTF8PROC_LIBS  := $(or $(call pc,--libs,libutf8proc),-lutf8proc)
 BLAS_CFLAGS    := $(or $(call pc,--cflags,openblas),-I/usr/include/x86_64-linux-gnu)
 BLAS_LIBS      := $(or $(call pc,--libs,openblas),-lopenblas)
-CPPFLAGS += -I. $(JANSSON_CFLAGS) $(BLAS_CFLAGS)
+SPM_LIBS       := $(if $(SPM),-lsentencepiece -lstdc++)
+HDF5_CFLAGS    := $(or $(call pc,--cflags,hdf5),-I/usr/include/hdf5/serial)
+HDF5_LIBS      := $(or $(call pc,--libs,hdf5),-L/usr/lib/x86_64-linux-gnu/hdf5/serial -lhdf5)
+CPPFLAGS += -I. $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(BLAS_CFLAGS) $(if $(SPM),-DHAVE_SENTENCEPIECE)
 ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
-LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) -lm -lpthread
+CXX_WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror
+LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) -lm -lpthread
 
 # `make demo` and `make test` install these; a bare `make` stops with the package's name
 needs     = $(if $(call has,$(1)),,$(error $(1) not found: install $(2), or run `make demo`))
@@ -44,6 +53,7 @@ ifneq ($(filter all run-tests,$(or $(MAKECMDGOALS),all)),)
 $(call needs,jansson.h,libjansson-dev)
 $(call needs,utf8proc.h,libutf8proc-dev)
 $(call needs,cblas.h,libopenblas-dev)
+$(call needs,hdf5.h,libhdf5-dev)
 endif
 
 .DEFAULT_GOAL := all
@@ -54,6 +64,7 @@ all: $(foreach p,$(PROGS),$(call bin,$p)) ## build the programs (CONFIG=release|
 $B/runtime/cpu/%.o $B/quant/%.o: ALL_CFLAGS += -O3 -ffp-contract=off
 # fuzzing looks at parsers; instrumenting unrolled kernels takes minutes and finds nothing there
 $B/runtime/%.o $B/quant/%.o: CFLAGS_fuzz := -O1 -g
+$B/formats/text/spm_shim.o: CFLAGS_fuzz := -O1 -g
 # fully unrolled kernels: the sanitizers need minutes and gigabytes to compile them, valgrind sees them
 $B/runtime/cpu/panel_avx%.o: CFLAGS_asan := -O2 -g
 $B/runtime/cpu/panel_avx%.o: CFLAGS_ubsan := -O2 -g
@@ -65,6 +76,11 @@ $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC   $@)
 	$Q$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+$B/%.o: %.cc
+	@mkdir -p $(@D)
+	$(call say,CXX  $@)
+	$Q$(CXX) -std=c++17 $(CXX_WARN) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(OBJ)
 	$(call say,AR   $@)
@@ -106,4 +122,4 @@ help: ## this list
 
 
 .PHONY: all demo check-layers format install clean help
--include $(shell find $B -name '*.d' 2>/dev/null)
+-include $(shell find $B build/cuda -name '*.d' 2>/dev/null)

@@ -21,11 +21,12 @@ typedef struct work {
 static q_status build_prompts(work *w, int64_t *longest, q_err *err)
 {
     q_status st = Q_OK;
-    const txt_chat chat = { .format = w->s->chat_format,
-                            .system = ds_prompt_system,
-                            .max_input = w->o->max_input };
+    txt_chat chat;
     q_buf user = { 0 };
 
+    Q_TRY(rt_session_chat(&chat, w->s, err));
+    chat.system = ds_prompt_system;
+    chat.max_input = w->o->max_input;
     for (size_t i = 0; i < w->n; i++) {
         q_buf_clear(&user);
         Q_TRY(ds_prompt_summary(&user, ds_at(w->set, i)->article, err));

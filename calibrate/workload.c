@@ -122,9 +122,14 @@ out:
 
 static q_status encode_prompt(q_ids *ids, const rt_session *s, const char *prompt, q_err *err)
 {
-    const txt_chat chat = { .format = s->chat_format, .max_input = MAX_PROMPT };
+    q_status st = Q_OK;
+    txt_chat chat;
 
-    return txt_chat_build(ids, s->tok, &chat, NULL, 0, prompt, err);
+    Q_TRY(rt_session_chat(&chat, s, err));
+    chat.max_input = MAX_PROMPT;
+    Q_TRY(txt_chat_build(ids, s->tok, &chat, NULL, 0, prompt, err));
+out:
+    return st;
 }
 
 /* One record of the file; answer NULL: it has none. */

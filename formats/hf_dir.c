@@ -2,7 +2,12 @@
  *
  *   model.safetensors                      one file, or
  *   model.safetensors.index.json           {"metadata": {...}, "weight_map": {tensor: file}}
- *   model-00001-of-0000N.safetensors ...   the shards it names
+ *   model-00001-of-0000N.safetensors ...   the shards it names, or, when there is neither,
+ *   pytorch_model.bin                      one file, or
+ *   pytorch_model.bin.index.json           the same index
+ *   pytorch_model-00001-of-0000N.bin ...   the shards it names
+ *
+ * The two layouts differ in names and container only: see layouts[] and shard.h.
  *
  * The index is not trusted: its file names must be plain names, and every header is read at once
  * and compared with it, in both directions, so that a missing, cut, swapped or foreign shard is
@@ -22,10 +27,21 @@
 #include "formats/base/q_file.h"
 #include "formats/base/q_mem.h"
 #include "formats/json.h"
+#include "formats/lfs.h"
+#include "formats/shard.h"
 
-#define SINGLE    FMT_HF_SINGLE
-#define INDEX     FMT_HF_INDEX
 #define INDEX_MAX ((size_t)100 * 1000 * 1000)
+
+/* in order of preference */
+typedef struct layout {
+    fmt_shard_kind kind;
+    const char *single, *index;
+} layout;
+
+static const layout layouts[] = {
+    { FMT_SHARD_SAFETENSORS, FMT_HF_SINGLE, FMT_HF_INDEX },
+    { FMT_SHARD_TORCH, FMT_HF_BIN, FMT_HF_BIN_INDEX },
+};
 
 typedef struct entry {
     const char *name, *file; /* of the index until attach() has run; file is not used after it */
@@ -34,7 +50,8 @@ typedef struct entry {
 } entry;
 
 struct fmt_hf {
-    fmt_st **shard;
+    const layout *l;
+    fmt_shard *shard;
     size_t n_shards;
     entry *e; /* [n] by name */
     size_t n;
@@ -66,13 +83,13 @@ static q_status open_single(fmt_hf *hf, const char *dir, q_err *err)
 {
     q_status st = Q_OK;
 
-    if (!(hf->shard = q_calloc(1, sizeof(fmt_st *))))
+    if (!(hf->shard = q_calloc(1, sizeof *hf->shard)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    Q_TRY(fmt_st_open(&hf->shard[0], dir, SINGLE, err));
+    Q_TRY(fmt_shard_open(&hf->shard[0], hf->l->kind, dir, hf->l->single, err));
     hf->n_shards = 1;
-    Q_TRY(alloc_entries(hf, fmt_st_count(hf->shard[0]), fmt_st_path(hf->shard[0]), err));
-    for (; hf->n < fmt_st_count(hf->shard[0]); hf->n++) {
-        hf->e[hf->n].t = fmt_st_at(hf->shard[0], hf->n);
+    Q_TRY(alloc_entries(hf, fmt_shard_count(&hf->shard[0]), fmt_shard_path(&hf->shard[0]), err));
+    for (; hf->n < fmt_shard_count(&hf->shard[0]); hf->n++) {
+        hf->e[hf->n].t = fmt_shard_at(&hf->shard[0], hf->n);
         hf->e[hf->n].name = hf->e[hf->n].t->name;
     }
     if (hf->n)
@@ -83,14 +100,14 @@ out:
 
 /* ---- index and shards ----------------------------------------------------------------------- */
 
-static q_status read_index(fmt_json **out, const char *dir, q_err *err)
+static q_status read_index(fmt_json **out, const char *dir, const char *name, q_err *err)
 {
     q_status st = Q_OK;
     q_file *f = NULL;
     char *text = NULL;
     size_t n;
 
-    Q_TRY(q_file_open_in(&f, dir, INDEX, err));
+    Q_TRY(q_file_open_in(&f, dir, name, err));
     if (q_file_bytes(f) == 0 || q_file_bytes(f) > INDEX_MAX)
         Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, from 1 to %zu are read", q_file_path(f),
                (unsigned long long)q_file_bytes(f), INDEX_MAX);
@@ -98,6 +115,7 @@ static q_status read_index(fmt_json **out, const char *dir, q_err *err)
     if (!(text = q_malloc(n)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", q_file_path(f), n);
     Q_TRY(q_file_pread(f, text, n, 0, err));
+    Q_TRY(fmt_lfs_pointer(text, n, q_file_path(f), err));
     Q_TRY(fmt_json_parse(out, text, n, q_file_path(f), err));
 out:
     q_free(text);
@@ -112,21 +130,21 @@ static q_status read_map(fmt_hf *hf, const fmt_json *index, const char *dir, q_e
     const fmt_json *map = fmt_json_get(index, "weight_map");
 
     if (!map || fmt_json_kind(map) != FMT_JSON_OBJECT)
-        Q_FAIL(err, Q_EFORMAT, "%s/%s: 'weight_map' is %s", dir, INDEX,
+        Q_FAIL(err, Q_EFORMAT, "%s/%s: 'weight_map' is %s", dir, hf->l->index,
                map ? "not an object" : "missing");
-    Q_TRY(alloc_entries(hf, fmt_json_size(map), INDEX, err));
+    Q_TRY(alloc_entries(hf, fmt_json_size(map), hf->l->index, err));
     for (fmt_json_iter *it = fmt_json_first(map); it; it = fmt_json_next(map, it)) {
         entry *e = &hf->e[hf->n++];
 
         e->name = fmt_json_key(it);
         e->file = fmt_json_text(fmt_json_value(it));
         if (!e->file)
-            Q_FAIL(err, Q_EFORMAT, "%s/%s: the file of '%.100s' is not a string", dir, INDEX,
+            Q_FAIL(err, Q_EFORMAT, "%s/%s: the file of '%.100s' is not a string", dir, hf->l->index,
                    e->name);
         if (!q_name_is_plain(e->file))
             Q_FAIL(err, Q_EFORMAT,
-                   "%s/%s: '%.100s' is in '%.100s', wanted a plain file name: refused", dir, INDEX,
-                   e->name, e->file);
+                   "%s/%s: '%.100s' is in '%.100s', wanted a plain file name: refused", dir,
+                   hf->l->index, e->name, e->file);
     }
 out:
     return st;
@@ -135,11 +153,11 @@ out:
 static q_status open_shard(fmt_hf *hf, const char *dir, const entry *e, q_err *err)
 {
     q_err mine = { 0 };
-    q_status st = fmt_st_open(&hf->shard[hf->n_shards], dir, e->file, &mine);
+    q_status st = fmt_shard_open(&hf->shard[hf->n_shards], hf->l->kind, dir, e->file, &mine);
 
     if (st == Q_ENOINPUT)
         return q_fail(err, st, "%s/%.100s: shard is missing, %s names it for '%.100s': fetch it",
-                      dir, e->file, INDEX, e->name);
+                      dir, e->file, hf->l->index, e->name);
     if (st != Q_OK)
         return q_fail(err, st, "%s", mine.msg);
     hf->n_shards++;
@@ -158,7 +176,7 @@ static q_status open_shards(fmt_hf *hf, const char *dir, q_err *err)
         n += i == 0 || by_file(&hf->e[i - 1], &hf->e[i]) != 0;
         hf->e[i].shard = n - 1;
     }
-    if (!(hf->shard = q_calloc(n, sizeof(fmt_st *))))
+    if (!(hf->shard = q_calloc(n, sizeof *hf->shard)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu shards", dir, n);
     for (size_t i = 0; i < hf->n; i++)
         if (hf->e[i].shard == hf->n_shards)
@@ -178,21 +196,21 @@ static const char *base_of(const char *path)
 /* One tensor of a shard to its entry. */
 static q_status attach(fmt_hf *hf, size_t shard, const fmt_tensor *t, const char *dir, q_err *err)
 {
-    const char *path = fmt_st_path(hf->shard[shard]);
+    const char *path = fmt_shard_path(&hf->shard[shard]);
     const size_t i = fmt_hf_find(hf, t->name);
 
     if (i == FMT_NONE)
         return q_fail(err, Q_EFORMAT,
                       "%s: '%.100s' is not in %s: shards and index are of different downloads",
-                      path, t->name, INDEX);
-    if (hf->e[i].shard != shard && fmt_st_find(hf->shard[hf->e[i].shard], t->name))
+                      path, t->name, hf->l->index);
+    if (hf->e[i].shard != shard && fmt_shard_find(&hf->shard[hf->e[i].shard], t->name))
         return q_fail(err, Q_EFORMAT, "%s: '%.100s' is also in %s", path, t->name,
-                      fmt_st_path(hf->shard[hf->e[i].shard]));
+                      fmt_shard_path(&hf->shard[hf->e[i].shard]));
     if (hf->e[i].shard != shard)
         return q_fail(err, Q_EFORMAT,
                       "%s/%s: '%.100s' should be in %.100s and is in %s: files swapped or of "
                       "different downloads",
-                      dir, INDEX, t->name, hf->e[i].file, base_of(path));
+                      dir, hf->l->index, t->name, hf->e[i].file, base_of(path));
     hf->e[i].t = t;
     return Q_OK;
 }
@@ -202,23 +220,22 @@ static q_status open_sharded(fmt_hf *hf, const char *dir, int single, q_err *err
     q_status st = Q_OK;
     fmt_json *index = NULL;
 
-    Q_TRY(read_index(&index, dir, err));
+    Q_TRY(read_index(&index, dir, hf->l->index, err));
     Q_TRY(read_map(hf, index, dir, err));
     for (size_t i = 0; i < hf->n && single; i++)
-        single = strcmp(hf->e[i].file, SINGLE) != 0;
+        single = strcmp(hf->e[i].file, hf->l->single) != 0;
     if (single)
         Q_FAIL(err, Q_EFORMAT,
-               "%s: has " SINGLE " and an index that does not name it: remove the "
-               "one that is out of date",
-               dir);
+               "%s: has %s and an index that does not name it: remove the one that is out of date",
+               dir, hf->l->single);
     Q_TRY(open_shards(hf, dir, err));
     for (size_t s = 0; s < hf->n_shards; s++)
-        for (size_t i = 0; i < fmt_st_count(hf->shard[s]); i++)
-            Q_TRY(attach(hf, s, fmt_st_at(hf->shard[s], i), dir, err));
+        for (size_t i = 0; i < fmt_shard_count(&hf->shard[s]); i++)
+            Q_TRY(attach(hf, s, fmt_shard_at(&hf->shard[s], i), dir, err));
     for (size_t i = 0; i < hf->n; i++) {
         if (!hf->e[i].t)
             Q_FAIL(err, Q_EFORMAT, "%s/%s: '%.100s' should be in %.100s, which does not have it",
-                   dir, INDEX, hf->e[i].name, hf->e[i].file);
+                   dir, hf->l->index, hf->e[i].name, hf->e[i].file);
         hf->e[i].name = hf->e[i].t->name;
         hf->e[i].file = NULL;
     }
@@ -241,20 +258,6 @@ static q_status has(int *yes, const char *dir, const char *name, q_err *err)
     return Q_OK;
 }
 
-static q_status nothing_here(const char *dir, q_err *err)
-{
-    q_status st = Q_OK;
-    int bin = 0, bins = 0;
-
-    Q_TRY(has(&bin, dir, "pytorch_model.bin", err));
-    Q_TRY(has(&bins, dir, "pytorch_model.bin.index.json", err));
-    st = q_fail(err, Q_ENOINPUT, "%s: no " SINGLE " and no " INDEX "%s", dir,
-                bin || bins ? "; its pytorch_model.bin is not read here: convert it to safetensors"
-                            : "");
-out:
-    return st;
-}
-
 q_status fmt_hf_open(fmt_hf **out, const char *dir, q_err *err)
 {
     q_status st = Q_OK;
@@ -267,14 +270,20 @@ q_status fmt_hf_open(fmt_hf **out, const char *dir, q_err *err)
                                   : "no such directory");
     if (!(hf = q_calloc(1, sizeof *hf)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    Q_TRY(has(&single, dir, SINGLE, err));
-    Q_TRY(has(&index, dir, INDEX, err));
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0] && !single && !index; i++) {
+        hf->l = &layouts[i];
+        Q_TRY(has(&single, dir, hf->l->single, err));
+        Q_TRY(has(&index, dir, hf->l->index, err));
+    }
     if (index)
         Q_TRY(open_sharded(hf, dir, single, err));
     else if (single)
         Q_TRY(open_single(hf, dir, err));
     else
-        Q_TRY(nothing_here(dir, err));
+        Q_FAIL(err, Q_ENOINPUT,
+               "%s: no " FMT_HF_SINGLE ", no " FMT_HF_INDEX " and no " FMT_HF_BIN
+               ": give the folder of the checkpoint",
+               dir);
     *out = hf;
     hf = NULL;
 out:
@@ -287,7 +296,7 @@ void fmt_hf_close(fmt_hf *hf)
     if (!hf)
         return;
     for (size_t s = 0; s < hf->n_shards; s++)
-        fmt_st_close(hf->shard[s]);
+        fmt_shard_close(&hf->shard[s]);
     q_free(hf->shard);
     q_free(hf->e);
     q_free(hf);
@@ -305,7 +314,7 @@ const fmt_tensor *fmt_hf_tensor(const fmt_hf *hf, size_t i)
 
 const char *fmt_hf_shard_path(const fmt_hf *hf, size_t i)
 {
-    return i < hf->n ? fmt_st_path(hf->shard[hf->e[i].shard]) : NULL;
+    return i < hf->n ? fmt_shard_path(&hf->shard[hf->e[i].shard]) : NULL;
 }
 
 size_t fmt_hf_find(const fmt_hf *hf, const char *name)
@@ -319,5 +328,5 @@ size_t fmt_hf_find(const fmt_hf *hf, const char *name)
 q_status fmt_hf_read(const fmt_hf *hf, size_t i, uint64_t from, size_t n, void *dst, q_err *err)
 {
     assert(i < hf->n);
-    return fmt_st_read(hf->shard[hf->e[i].shard], hf->e[i].t, from, n, dst, err);
+    return fmt_shard_read(&hf->shard[hf->e[i].shard], hf->e[i].t, from, n, dst, err);
 }

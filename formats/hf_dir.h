@@ -5,9 +5,10 @@
  *     size_t i = fmt_hf_find(hf, "transformer.wte.weight");
  *     Q_TRY(fmt_hf_read(hf, i, from, n, buf, err));
  *
- * Takes model.safetensors, or model.safetensors.index.json with its shards.  Checked at open: each
- * shard name is a plain file name, every tensor of the index is in the shard it names, no tensor is
- * in two shards, no shard is missing or cut short.  Nothing of the tensor data is read.
+ * Takes model.safetensors, or model.safetensors.index.json with its shards, or, when there is
+ * neither, pytorch_model.bin or pytorch_model.bin.index.json with its shards.  Checked at open:
+ * each shard name is a plain file name, every tensor of the index is in the shard it names, no
+ * tensor is in two shards, no shard is missing or cut short.  Nothing of the tensor data is read.
  * Threads: fmt_hf_read may be called from several threads. */
 #ifndef FMT_HF_DIR_H
 #define FMT_HF_DIR_H
@@ -16,12 +17,14 @@
 
 typedef struct fmt_hf fmt_hf;
 
-#define FMT_NONE      ((size_t)-1)
-#define FMT_HF_SINGLE "model.safetensors"
-#define FMT_HF_INDEX  "model.safetensors.index.json"
+#define FMT_NONE         ((size_t)-1)
+#define FMT_HF_SINGLE    "model.safetensors"
+#define FMT_HF_INDEX     "model.safetensors.index.json"
+#define FMT_HF_BIN       "pytorch_model.bin"
+#define FMT_HF_BIN_INDEX "pytorch_model.bin.index.json"
 
 /* Errors: Q_ENOINPUT (no directory, no checkpoint in it, a shard is missing), Q_EFORMAT, Q_ESHAPE,
- * Q_ENOMEM.  Both model.safetensors and an index that does not name it: Q_EFORMAT. */
+ * Q_ENOMEM.  Both a single file and an index that does not name it: Q_EFORMAT. */
 q_status fmt_hf_open(fmt_hf **out, const char *dir, q_err *err);
 void fmt_hf_close(fmt_hf *hf);
 size_t fmt_hf_count(const fmt_hf *hf);

@@ -10,6 +10,8 @@ enum {
     KEY_WEIGHT_ONLY = 0x500,
     KEY_KV,
     KEY_CHAT,
+    KEY_THINKING,
+    KEY_NO_THINKING,
     KEY_GREEDY,
     KEY_TEMPERATURE,
     KEY_TOP_K,
@@ -29,7 +31,9 @@ static const struct argp_option model_options[] = {
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
     { "kv-cache", KEY_KV, "TYPE", 0, "Element type of the KV cache: f32 (default) or f16", 0 },
     { "chat-format", KEY_CHAT, "NAME", 0,
-      "chatml or raw (default: generation_config.json, else chatml)", 0 },
+      TXT_CHAT_NAMES " (default: what the files of the model say)", 0 },
+    { "enable-thinking", KEY_THINKING, 0, 0, "qwen3: think before answering (default)", 0 },
+    { "no-thinking", KEY_NO_THINKING, 0, 0, "qwen3: answer at once", 0 },
     { 0 },
 };
 
@@ -53,6 +57,12 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_CHAT:
         o->chat_format = arg;
+        return 0;
+    case KEY_THINKING:
+        o->thinking = TXT_THINKING_ON;
+        return 0;
+    case KEY_NO_THINKING:
+        o->thinking = TXT_THINKING_OFF;
         return 0;
     case ARGP_KEY_END:
         if (!o->path)

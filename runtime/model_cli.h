@@ -16,7 +16,7 @@
 #include "formats/base/q_cli.h"
 #include "runtime/session.h"
 
-extern const struct argp rt_model_argp;    /* -m --weight-only --kv-cache --chat-format */
+extern const struct argp rt_model_argp;    /* -m --weight-only --kv-cache --chat-format ... */
 extern const struct argp rt_sampling_argp; /* --greedy --temperature --top-k --top-p ... */
 
 void rt_session_opts_init(rt_session_opts *o);

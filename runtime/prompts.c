@@ -98,10 +98,16 @@ q_status rt_prompts_build(rt_prompts *p, const rt_session *s, const rt_prompt_op
         Q_TRY(n > 4 && strcmp(o->tokens + n - 4, ".npy") == 0 ? read_npy(p, s, o->tokens, err)
                                                               : read_csv(p, o->tokens, err));
     } else if (o->text) {
-        Q_TRY(txt_encode(s->tok, o->text, strlen(o->text), TXT_SPECIALS, &p->ids, err));
+        Q_TRY(
+            txt_encode(s->tok, o->text, strlen(o->text), TXT_SPECIALS | TXT_PROMPT, &p->ids, err));
     } else {
-        const txt_chat chat = { .format = s->chat_format, .system = o->system };
+        txt_chat chat;
 
+        Q_TRY(rt_session_chat(&chat, s, err));
+        if (o->system && !txt_chat_has_system(chat.format))
+            Q_FAIL(err, Q_EUNSUPPORTED, "chat format '%s' has no place for a system prompt",
+                   txt_chat_format_name(chat.format));
+        chat.system = o->system;
         Q_TRY(txt_chat_build(&p->ids, s->tok, &chat, NULL, 0, o->chat, err));
     }
     Q_TRY(end_request(p, err));

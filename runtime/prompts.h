@@ -25,7 +25,8 @@ typedef struct rt_prompts {
     size_t cap;
 } rt_prompts;
 
-/* Errors: Q_EFORMAT (file, line, text), Q_ENOINPUT, Q_EARG (nothing in it). */
+/* Errors: Q_EFORMAT (file, line, text), Q_ENOINPUT, Q_EARG (nothing in it), Q_EUNSUPPORTED (a chat
+ * without a known format; a system prompt where the format has none). */
 q_status rt_prompts_build(rt_prompts *p, const rt_session *s, const rt_prompt_opts *o, q_err *err);
 void rt_prompts_free(rt_prompts *p);
 

@@ -7,17 +7,27 @@
 
 #define STEP_TOKENS 2048 /* rows of one step: large enough for full GEMM speed, small in memory */
 
-static q_status set_chat(rt_session *s, const rt_session_opts *o, q_err *err)
+static q_status set_chat(rt_session *s, const rt_session_opts *o, const fmt_src *src, q_err *err)
 {
-    const char *name = o->chat_format ? o->chat_format : s->gen.chat_format;
+    const txt_chat_files files = { .dir = fmt_src_dir(src),
+                                   .chat_format = s->gen.chat_format,
+                                   .config = fmt_src_config(src) };
 
-    s->chat_format = TXT_CHATML;
-    if (name[0] && !txt_chat_format_from_name(name, &s->chat_format))
+    s->thinking = o->thinking;
+    s->chat_format = TXT_CHAT_RAW;
+    if (!o->chat_format)
+        (void)txt_chat_detect(&s->chat_format, &files, &s->chat_err); /* told to who chats */
+    else if (!txt_chat_format_from_name(o->chat_format, &s->chat_format))
         return q_fail(err, Q_EUNSUPPORTED,
-                      "chat format '%s' is not known: use --chat-format chatml or "
-                      "raw",
-                      name);
+                      "chat format '%s' is not known: use --chat-format " TXT_CHAT_NAMES,
+                      o->chat_format);
     return Q_OK;
+}
+
+q_status rt_session_chat(txt_chat *chat, const rt_session *s, q_err *err)
+{
+    *chat = (txt_chat){ .format = s->chat_format, .thinking = s->thinking };
+    return s->chat_err.code == Q_OK ? Q_OK : q_fail(err, s->chat_err.code, "%s", s->chat_err.msg);
 }
 
 static q_status set_stops(rt_session *s, q_err *err)
@@ -79,17 +89,17 @@ q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log
     s->desc = *fmt_src_model(src);
     s->gen = *fmt_src_gen(src);
     s->disk_bytes = fmt_src_bytes(src);
-    s->kv_format = o->kv_format ? o->kv_format : "f32";
     Q_TRY(open_tokenizer(s, fmt_src_dir(src), o->tokenizer_optional, err));
     if (s->tok && txt_vocab_size(s->tok) > s->desc.vocab)
         Q_FAIL(err, Q_ECONFIG,
                "%s: the tokenizer has %d ids, the model only %lld: files of different "
                "models",
                fmt_src_dir(src), txt_vocab_size(s->tok), (long long)s->desc.vocab);
-    Q_TRY(set_chat(s, o, err));
+    Q_TRY(set_chat(s, o, src, err));
     Q_TRY(set_stops(s, err));
     set_sampling(s, o);
     Q_TRY(rt_backend_open(&s->be, o->backend ? o->backend : "cpu", o->threads, err));
+    s->kv_format = o->kv_format ? o->kv_format : "f32";
     Q_TRY(rt_model_open(&s->model, src, s->be,
                         &(rt_model_opts){ .weight_only = o->weight_only, .log = log }, err));
     s->load_s = q_now() - start;

@@ -12,7 +12,7 @@
 #define RT_SESSION_H
 
 #include "formats/source.h"
-#include "formats/text/chat.h"
+#include "formats/text/chat_detect.h"
 #include "runtime/engine.h"
 
 /* NAN and -1: not given, the value of generation_config.json holds. */
@@ -26,8 +26,9 @@ typedef struct rt_session_opts {
     const char *path;        /* HF or FT directory */
     const char *weight_only; /* NULL, "int8", "int4" */
     const char *kv_format;   /* NULL: "f32" */
-    const char *chat_format; /* NULL: generation_config.json, else chatml */
-    const char *backend;     /* NULL: "cpu" */
+    const char *chat_format; /* NULL: what the files of the checkpoint say */
+    txt_thinking thinking;
+    const char *backend; /* NULL: "cpu" */
     int threads;
     uint64_t seed;
     int tokenizer_optional; /* 1: a checkpoint without vocabulary opens, tok stays NULL */
@@ -40,7 +41,9 @@ typedef struct rt_session {
     uint64_t disk_bytes; /* of the tensors on disk */
     const char *kv_format;
     txt_tok *tok;
-    txt_chat_format chat_format;
+    txt_chat_format chat_format; /* raw when chat_err says why none is known */
+    txt_thinking thinking;
+    q_err chat_err;
     rt_backend *be;
     rt_model *model;
     rt_sampling sampling;
@@ -50,6 +53,10 @@ typedef struct rt_session {
 
 q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log *log, q_err *err);
 void rt_session_close(rt_session *s);
+
+/* *chat with the format of the model and the defaults; callers set the rest.
+ * Errors: why the format is not known, kept from the opening: text can be run without it. */
+q_status rt_session_chat(txt_chat *chat, const rt_session *s, q_err *err);
 
 /* An engine for sequences of at most `longest` tokens each, n_seqs at a time. */
 q_status rt_session_engine(rt_engine **out, rt_session *s, int n_seqs, int64_t longest, q_err *err);

@@ -57,4 +57,59 @@ out:
     return st;
 }
 
+/* A byte of the byte-level spelling of Hugging Face, as JSON text */
+static inline q_status tiny_spell(q_buf *out, uint8_t c, q_err *err)
+{
+    const int printable = (c > 32 && c < 127) || (c > 160 && c != 173);
+    const unsigned cp = printable ? c : c <= 32 ? 256u + c : c == 173 ? 323u : 256u + c - 94u;
+
+    return q_buf_printf(out, err, "\\u%04x", cp);
+}
+
+/* The bytes of a tokenizer.json: ids 0..255 are the single bytes, more[i] is merge i and id 256 + i
+ * ("h e": its parts with a blank between), added tokens follow; the first n_special are special. */
+static inline q_status tiny_hfjson(q_buf *out, const char *const *more, const char *const *added,
+                                   int n_special, q_err *err)
+{
+    q_status st = Q_OK;
+    int n = 0;
+
+    Q_TRY(q_buf_puts(out,
+                     "{\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\","
+                     "\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+                     "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|"
+                     "\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
+                     "\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"
+                     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"
+                     "\"model\":{\"type\":\"BPE\",\"vocab\":{",
+                     err));
+    for (int c = 0; c < 256; c++) {
+        Q_TRY(q_buf_puts(out, c ? ",\"" : "\"", err));
+        Q_TRY(tiny_spell(out, (uint8_t)c, err));
+        Q_TRY(q_buf_printf(out, err, "\":%d", c));
+    }
+    for (; more[n]; n++) {
+        Q_TRY(q_buf_puts(out, ",\"", err));
+        for (const char *p = more[n]; *p; p++)
+            if (*p != ' ')
+                Q_TRY(tiny_spell(out, (uint8_t)*p, err));
+        Q_TRY(q_buf_printf(out, err, "\":%d", 256 + n));
+    }
+    Q_TRY(q_buf_puts(out, "},\"merges\":[", err));
+    for (int i = 0; more[i]; i++) {
+        Q_TRY(q_buf_puts(out, i ? ",\"" : "\"", err));
+        for (const char *p = more[i]; *p; p++)
+            Q_TRY(*p == ' ' ? q_buf_puts(out, " ", err) : tiny_spell(out, (uint8_t)*p, err));
+        Q_TRY(q_buf_puts(out, "\"", err));
+    }
+    Q_TRY(q_buf_puts(out, "]},\"added_tokens\":[", err));
+    for (int i = 0; added[i]; i++)
+        Q_TRY(q_buf_printf(out, err,
+                           "%s{\"id\":%d,\"content\":\"%s\",\"normalized\":false,\"special\":%s}",
+                           i ? "," : "", 256 + n + i, added[i], i < n_special ? "true" : "false"));
+    Q_TRY(q_buf_puts(out, "]}", err));
+out:
+    return st;
+}
+
 #endif

@@ -3,6 +3,8 @@
  * temporary in the same directory, write, fsync, rename, fsync of the directory, close checked. */
 #include "formats/base/q_file.h"
 
+#include "formats/base/q_hash.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +29,8 @@ struct q_out {
 };
 
 /* Reads of this size keep the kernel's readahead busy and stay below Linux's 2 GiB call limit. */
-#define IO_MAX ((size_t)64 << 20)
+#define HASH_BYTES ((size_t)1 << 20)
+#define IO_MAX     ((size_t)64 << 20)
 
 static q_status file_from_fd(q_file **out, int fd, char *path, q_err *err)
 {
@@ -163,6 +166,29 @@ q_status q_file_pread(const q_file *f, void *dst, size_t n, uint64_t offset, q_e
     return Q_OK;
 }
 
+q_status q_file_sha256(const q_file *f, uint64_t n, char hex[65], q_err *err)
+{
+    q_status st = Q_OK;
+    q_sha256 h;
+    uint8_t digest[32];
+    char *buf = q_malloc(HASH_BYTES);
+
+    if (!buf)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", f->path);
+    q_sha256_init(&h);
+    for (uint64_t at = 0; at < n; at += HASH_BYTES) {
+        const size_t piece = n - at < HASH_BYTES ? (size_t)(n - at) : HASH_BYTES;
+
+        Q_TRY(q_file_pread(f, buf, piece, at, err));
+        q_sha256_update(&h, buf, piece);
+    }
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, sizeof digest);
+out:
+    q_free(buf);
+    return st;
+}
+
 q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err)
 {
     q_status st = Q_OK;
@@ -257,10 +283,24 @@ static char *dir_of(const char *path)
     return slash == path ? q_strdup("/") : q_strndup(path, (size_t)(slash - path));
 }
 
-q_status q_out_commit(q_out *o, q_err *err)
+q_status q_rename_synced(const char *from, const char *to, q_err *err)
 {
     q_status st = Q_OK;
     char *dir = NULL;
+
+    if (rename(from, to) != 0)
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", to);
+    if (!(dir = dir_of(to)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", to);
+    Q_TRY(q_dir_sync(dir, err));
+out:
+    q_free(dir);
+    return st;
+}
+
+q_status q_out_commit(q_out *o, q_err *err)
+{
+    q_status st = Q_OK;
     int rc;
 
     if (fsync(o->fd) != 0)
@@ -269,14 +309,9 @@ q_status q_out_commit(q_out *o, q_err *err)
     o->fd = -1;
     if (rc != 0)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: close", o->path);
-    if (rename(o->tmp, o->path) != 0)
-        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", o->path);
+    Q_TRY(q_rename_synced(o->tmp, o->path, err));
     o->committed = 1;
-    if (!(dir = dir_of(o->path)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->path);
-    Q_TRY(q_dir_sync(dir, err));
 out:
-    q_free(dir);
     return st;
 }
 

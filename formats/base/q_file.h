@@ -35,6 +35,8 @@ uint64_t q_file_bytes(const q_file *f);   /* size when opened */
 const char *q_file_path(const q_file *f); /* as given; valid until close */
 /* Exactly n bytes at offset; a range outside the file is Q_EFORMAT, a failed read Q_EIO. */
 q_status q_file_pread(const q_file *f, void *dst, size_t n, uint64_t offset, q_err *err);
+/* SHA-256 of the first n bytes, as 64 hex digits and NUL. */
+q_status q_file_sha256(const q_file *f, uint64_t n, char hex[65], q_err *err);
 /* Whole file into *out (NUL appended, not counted).  max: refused with Q_EFORMAT when larger. */
 q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
 
@@ -49,7 +51,9 @@ void q_out_close(q_out *o);
 q_status q_out_whole(const char *path, int force, const void *p, size_t n,
                      q_err *err); /* all four */
 
-q_status q_dir_make(const char *path, q_err *err);   /* with parents; existing is fine */
+q_status q_dir_make(const char *path, q_err *err); /* with parents; existing is fine */
+/* rename, then fsync of the directory: after it the file stands under its new name for good */
+q_status q_rename_synced(const char *from, const char *to, q_err *err);
 q_status q_dir_sync(const char *path, q_err *err);   /* fsync of a directory */
 q_status q_dir_remove(const char *path, q_err *err); /* with contents; absent is fine */
 q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err); /* nearest existing parent */

@@ -1,11 +1,13 @@
 /* Byte-pair merging by rank.
  *
- * Vocabulary: the bytes of all tokens in one block, off[rank] .. off[rank + 1], and an open hash
- * table from bytes to rank.  A slot is 64 bits, (upper half of the hash | rank + 1): almost every
- * miss and every step over a neighbour is settled without touching the token bytes.
+ * Vocabulary: the bytes of all tokens in one block, off[id] .. off[id + 1], and an open hash table
+ * from bytes to id.  A slot is 64 bits, (upper half of the hash | id + 1): almost every miss and
+ * every step over a neighbour is settled without touching the token bytes.  Listed pairs have a
+ * second table, from two ids to their rank, and made[rank] is the token that the pair becomes.
  *
- * Merging: parts of a piece are always tokens, so a part is its first byte position and its id, and
- * the rank of a pair is the rank of the bytes from the left part's start to the right part's end.
+ * Merging: parts of a piece are always tokens, so a part is its first byte position and its id; the
+ * rank of a pair comes from the bytes between the left part's start and the right part's end, or
+ * from the two ids.
  *   short pieces (almost all): arrays on the stack, the lowest rank found by a scan;
  *   long pieces: parts in a doubly linked list over byte positions, pairs in a binary heap of
  *     (rank << 40 | position).  An entry is stale when the pair at its position has another rank by
@@ -22,12 +24,20 @@
 #define POS_BITS   40
 #define PIECE_MAX  ((size_t)UINT32_MAX - 1)
 
+typedef struct pair_slot {
+    int32_t left, right, rank; /* rank is 1 more than the rank; 0: free */
+} pair_slot;
+
 struct txt_bpe {
     uint8_t *bytes;
     uint32_t *off;  /* [max_tokens + 1] */
     uint64_t *slot; /* [mask + 1], 0: free */
     size_t n, max_tokens, max_bytes, mask, longest;
     int32_t byte_id[256]; /* -1: not there */
+    int whole;            /* a piece that is a token is not merged */
+    pair_slot *pair;      /* [pair_mask + 1]; NULL: merging by bytes */
+    int32_t *made;        /* [max_merges] */
+    size_t n_merges, max_merges, pair_mask;
 };
 
 q_status txt_bpe_create(txt_bpe **out, size_t n_tokens, size_t n_bytes, q_err *err)
@@ -52,6 +62,7 @@ q_status txt_bpe_create(txt_bpe **out, size_t n_tokens, size_t n_bytes, q_err *e
     b->max_tokens = n_tokens;
     b->max_bytes = n_bytes;
     memset(b->byte_id, 0xFF, sizeof b->byte_id);
+    b->whole = 1;
     *out = b;
     b = NULL;
 out:
@@ -66,6 +77,8 @@ void txt_bpe_free(txt_bpe *b)
     q_free(b->bytes);
     q_free(b->off);
     q_free(b->slot);
+    q_free(b->pair);
+    q_free(b->made);
     q_free(b);
 }
 
@@ -154,12 +167,92 @@ const char *txt_bpe_token(const txt_bpe *b, int32_t rank, size_t *n)
     return (const char *)b->bytes + b->off[rank];
 }
 
-/* Rank of the pair that spans p[from..to). */
-static int32_t pair_rank(const txt_bpe *b, const char *p, size_t from, size_t to)
+void txt_bpe_skip(txt_bpe *b)
 {
-    const int32_t r = txt_bpe_find(b, p + from, to - from);
+    assert(b->n < b->max_tokens);
+    b->off[b->n + 1] = b->off[b->n];
+    b->n++;
+}
 
+q_status txt_bpe_pairs(txt_bpe *b, size_t n_merges, int whole, q_err *err)
+{
+    size_t slots = 64;
+
+    assert(!b->pair);
+    if (n_merges > TXT_BPE_MAX_TOKENS)
+        return q_fail(err, Q_ESHAPE, "%zu merges, at most %zu", n_merges, TXT_BPE_MAX_TOKENS);
+    while (slots < 2 * n_merges)
+        slots *= 2;
+    b->pair = q_calloc(slots, sizeof *b->pair);
+    b->made = q_calloc(n_merges + 1, sizeof *b->made);
+    if (!b->pair || !b->made)
+        return q_fail(err, Q_ENOMEM, "no memory for %zu merges", n_merges);
+    b->pair_mask = slots - 1;
+    b->max_merges = n_merges;
+    b->whole = whole;
+    return Q_OK;
+}
+
+/* The slot of this pair, or the free slot where it would go; NULL after too many probes. */
+static pair_slot *find_pair(const txt_bpe *b, int32_t left, int32_t right)
+{
+    uint64_t hash = ((uint64_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
+
+    hash ^= hash >> 32;
+    for (size_t i = 0; i < PROBES_MAX; i++) {
+        pair_slot *s = &b->pair[(hash + i) & b->pair_mask];
+
+        if (s->rank == 0 || (s->left == left && s->right == right))
+            return s;
+    }
+    return NULL;
+}
+
+q_status txt_bpe_merge(txt_bpe *b, int32_t left, int32_t right, q_err *err)
+{
+    char joined[2 * TXT_BPE_MAX_TOKEN];
+    pair_slot *s = find_pair(b, left, right);
+    const char *l, *r;
+    size_t n_l, n_r;
+    int32_t id;
+
+    assert(b->pair && b->n_merges < b->max_merges);
+    if (!s)
+        return q_fail(err, Q_EFORMAT, "more than %d pairs fall on one place of the hash table",
+                      PROBES_MAX);
+    if (s->rank != 0)
+        return q_fail(err, Q_EFORMAT, "the same pair as merge %d", s->rank - 1);
+    l = txt_bpe_token(b, left, &n_l);
+    r = txt_bpe_token(b, right, &n_r);
+    memcpy(joined, l, n_l);
+    memcpy(joined + n_l, r, n_r);
+    id = txt_bpe_find(b, joined, n_l + n_r);
+    if (id < 0)
+        return q_fail(err, Q_EFORMAT, "ids %d and %d together are no token", left, right);
+    b->made[b->n_merges++] = id;
+    *s = (pair_slot){ left, right, (int32_t)b->n_merges };
+    return Q_OK;
+}
+
+/* Rank of two neighbours that span p[from..to). */
+static int32_t pair_rank(const txt_bpe *b, const char *p, size_t from, size_t to, int32_t left,
+                         int32_t right)
+{
+    const pair_slot *s;
+    int32_t r;
+
+    if (b->pair) {
+        s = find_pair(b, left, right);
+        return s && s->rank > 0 ? s->rank - 1 : NO_RANK;
+    }
+    r = txt_bpe_find(b, p + from, to - from);
     return r < 0 ? NO_RANK : r;
+}
+
+/* The token that a pair of this rank becomes. */
+static int32_t made_by(const txt_bpe *b, int32_t rank)
+{
+    return b->pair ? b->made[rank] : rank;
 }
 
 static q_status encode_short(const txt_bpe *b, const char *p, size_t n, q_ids *ids, q_err *err)
@@ -171,9 +264,10 @@ static q_status encode_short(const txt_bpe *b, const char *p, size_t n, q_ids *i
     for (size_t i = 0; i < n; i++) {
         cut[i] = (uint8_t)i;
         id[i] = b->byte_id[(uint8_t)p[i]];
-        rank[i] = i + 1 < n ? pair_rank(b, p, i, i + 2) : NO_RANK;
     }
     cut[n] = (uint8_t)n;
+    for (size_t i = 0; i < n; i++)
+        rank[i] = i + 1 < n ? pair_rank(b, p, i, i + 2, id[i], id[i + 1]) : NO_RANK;
     while (m > 1) {
         size_t at = 0;
 
@@ -182,14 +276,14 @@ static q_status encode_short(const txt_bpe *b, const char *p, size_t n, q_ids *i
                 at = i;
         if (rank[at] == NO_RANK)
             break;
-        id[at] = rank[at];
+        id[at] = made_by(b, rank[at]);
         m--;
         memmove(cut + at + 1, cut + at + 2, m - at);
         memmove(id + at + 1, id + at + 2, (m - at - 1) * sizeof *id);
         memmove(rank + at + 1, rank + at + 2, (m - at - 1) * sizeof *rank);
-        rank[at] = at + 1 < m ? pair_rank(b, p, cut[at], cut[at + 2]) : NO_RANK;
+        rank[at] = at + 1 < m ? pair_rank(b, p, cut[at], cut[at + 2], id[at], id[at + 1]) : NO_RANK;
         if (at > 0)
-            rank[at - 1] = pair_rank(b, p, cut[at - 1], cut[at + 1]);
+            rank[at - 1] = pair_rank(b, p, cut[at - 1], cut[at + 1], id[at - 1], id[at]);
     }
     return q_ids_append(ids, id, m, err);
 }
@@ -245,7 +339,7 @@ static void rank_pair(const txt_bpe *b, const char *p, size_t n, part *v, heap *
 {
     const uint32_t mid = v[i].next;
 
-    v[i].rank = mid < n ? pair_rank(b, p, i, v[mid].next) : NO_RANK;
+    v[i].rank = mid < n ? pair_rank(b, p, i, v[mid].next, v[i].id, v[mid].id) : NO_RANK;
     if (v[i].rank != NO_RANK)
         heap_push(h, (uint64_t)v[i].rank << POS_BITS | i);
 }
@@ -266,7 +360,7 @@ static void merge_long(const txt_bpe *b, const char *p, size_t n, part *v, heap 
         if (v[i].rank != (int32_t)(top >> POS_BITS)) /* stale, or swallowed: rank NO_RANK */
             continue;
         gone = v[i].next;
-        v[i].id = v[i].rank;
+        v[i].id = made_by(b, v[i].rank);
         v[i].next = v[gone].next;
         v[gone].rank = NO_RANK;
         if (v[i].next < n)
@@ -302,7 +396,7 @@ out:
 
 q_status txt_bpe_encode(const txt_bpe *b, const char *p, size_t n, q_ids *ids, q_err *err)
 {
-    const int32_t whole = txt_bpe_find(b, p, n);
+    const int32_t whole = b->whole ? txt_bpe_find(b, p, n) : -1;
 
     if (whole >= 0)
         return q_ids_push(ids, whole, err);

@@ -1,49 +1,40 @@
-/* Chats to token ids.
- *
- * A format is a row: its name, its default system prompt, the function that renders it and the
- * special tokens that end a reply.  ChatML of Qwen-1 is
+/* Chats to token ids: the table of formats, the raw format and ChatML of Qwen-1, which is
  *
  *     <|im_start|>system\nS<|im_end|>
  *     then for each kept turn \n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>
  *     then                       \n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n
  *
- * Role, line end and content are encoded apart, as the original does: a content that begins with a
- * line end does not merge with the one before it.  Kept turns are found newest first; they are
- * stored with their ids reversed and turned round once at the end, so any number of turns costs
- * linear time.
+ * A format is a row: its name, its default system prompt, the function that renders it and the
+ * special tokens that end a reply.  Role, line end and content of ChatML are encoded apart, as the
+ * original does: a content that begins with a line end does not merge with the one before it.
+ * Kept turns are found newest first; they are stored with their ids reversed and turned round once
+ * at the end, so any number of turns costs linear time.
  *
- * Adding a format: a renderer and a row. */
-#include "formats/text/chat.h"
+ * Adding a format: a renderer, a row, its name in TXT_CHAT_NAMES.  Source: reference code of the
+ * Qwen-1 release. */
+#include "formats/text/chat_impl.h"
 
 #include <string.h>
 
 #define DEFAULT_WINDOW 6144
-#define MAX_SPECIALS   2
-
-/* What a renderer works with: the arguments of txt_chat_build, the default filled in. */
-typedef struct render_args {
-    const txt_tok *tok;
-    const txt_chat *chat;
-    const char *system;
-    const txt_turn *turns;
-    size_t n_turns;
-    const char *query;
-} render_args;
+#define MAX_SPECIALS   4
 
 typedef struct format_row {
     const char *name;
-    const char *system;              /* the default */
+    const char *system;              /* the default; NULL: none */
     const char *needs[MAX_SPECIALS]; /* special tokens that the renderer writes */
     const char *stops[MAX_SPECIALS]; /* special tokens that end a reply */
-    q_status (*render)(q_ids *ids, const render_args *a, q_err *err);
+    int any_stop;                    /* those of stops that the vocabulary has; else all of them */
+    int no_system, thinks;
+    q_status (*render)(q_ids *ids, const txt_render_args *a, q_err *err);
 } format_row;
 
-static q_status put_text(q_ids *ids, const txt_tok *tok, const char *text, q_err *err)
+q_status txt_put_text(q_ids *ids, const txt_tok *tok, const char *text, q_err *err)
 {
     return txt_encode(tok, text, strlen(text), 0, ids, err);
 }
 
-static q_status put_special(q_ids *ids, const txt_tok *tok, const char *name, q_err *err)
+q_status txt_put_special(q_ids *ids, const txt_tok *tok, const char *name, q_err *err)
 {
     return q_ids_push(ids, txt_special_id(tok, name), err);
 }
@@ -54,12 +45,12 @@ static q_status put_message(q_ids *ids, const txt_tok *tok, const char *role, co
 {
     q_status st = Q_OK;
 
-    Q_TRY(put_special(ids, tok, "<|im_start|>", err));
-    Q_TRY(put_text(ids, tok, role, err));
-    Q_TRY(put_text(ids, tok, "\n", err));
+    Q_TRY(txt_put_special(ids, tok, "<|im_start|>", err));
+    Q_TRY(txt_put_text(ids, tok, role, err));
+    Q_TRY(txt_put_text(ids, tok, "\n", err));
     if (content) {
-        Q_TRY(put_text(ids, tok, content, err));
-        Q_TRY(put_special(ids, tok, "<|im_end|>", err));
+        Q_TRY(txt_put_text(ids, tok, content, err));
+        Q_TRY(txt_put_special(ids, tok, "<|im_end|>", err));
     }
 out:
     return st;
@@ -71,9 +62,9 @@ static q_status put_turn(q_ids *ids, const txt_tok *tok, const char *user, const
 {
     q_status st = Q_OK;
 
-    Q_TRY(put_text(ids, tok, "\n", err));
+    Q_TRY(txt_put_text(ids, tok, "\n", err));
     Q_TRY(put_message(ids, tok, "user", user, err));
-    Q_TRY(put_text(ids, tok, "\n", err));
+    Q_TRY(txt_put_text(ids, tok, "\n", err));
     Q_TRY(put_message(ids, tok, "assistant", assistant, err));
 out:
     return st;
@@ -90,7 +81,7 @@ static void reverse(int32_t *v, size_t n)
 }
 
 /* Appends the turns that fit into the window together with used tokens. */
-static q_status put_history(q_ids *ids, const render_args *a, size_t used, q_err *err)
+static q_status put_history(q_ids *ids, const txt_render_args *a, size_t used, q_err *err)
 {
     const size_t window =
         a->chat->max_window > 0 ? (size_t)a->chat->max_window : (size_t)DEFAULT_WINDOW;
@@ -112,7 +103,7 @@ out:
     return st;
 }
 
-static q_status render_chatml(q_ids *ids, const render_args *a, q_err *err)
+static q_status render_chatml(q_ids *ids, const txt_render_args *a, q_err *err)
 {
     const size_t start = ids->n;
     q_status st = Q_OK;
@@ -124,18 +115,61 @@ out:
     return st;
 }
 
-static q_status render_raw(q_ids *ids, const render_args *a, q_err *err)
+static q_status render_raw(q_ids *ids, const txt_render_args *a, q_err *err)
 {
-    return txt_encode(a->tok, a->query, strlen(a->query), TXT_SPECIALS, ids, err);
+    return txt_encode(a->tok, a->query, strlen(a->query), TXT_SPECIALS | TXT_PROMPT, ids, err);
 }
 
+#define IM_TOKENS                                                                                  \
+    {                                                                                              \
+        "<|im_start|>", "<|im_end|>"                                                               \
+    }
+#define QWEN_STOPS                                                                                 \
+    {                                                                                              \
+        "<|im_end|>", "<|endoftext|>"                                                              \
+    }
+
 static const format_row formats[TXT_CHAT_FORMATS] = {
-    [TXT_CHAT_RAW] = { .name = "raw", .stops = { "<|endoftext|>" }, .render = render_raw },
+    [TXT_CHAT_RAW] = { .name = "raw",
+                       .stops = { "<|endoftext|>", "</s>" },
+                       .any_stop = 1,
+                       .no_system = 1,
+                       .render = render_raw },
     [TXT_CHATML] = { .name = "chatml",
                      .system = "You are a helpful assistant.",
-                     .needs = { "<|im_start|>", "<|im_end|>" },
+                     .needs = IM_TOKENS,
                      .stops = { "<|im_end|>", "<|im_start|>" },
                      .render = render_chatml },
+    [TXT_CHAT_QWEN15] = { .name = "qwen1.5",
+                          .system = "You are a helpful assistant",
+                          .needs = IM_TOKENS,
+                          .stops = QWEN_STOPS,
+                          .render = txt_render_qwen2 },
+    [TXT_CHAT_QWEN2] = { .name = "qwen2",
+                         .system = "You are a helpful assistant.",
+                         .needs = IM_TOKENS,
+                         .stops = QWEN_STOPS,
+                         .render = txt_render_qwen2 },
+    [TXT_CHAT_QWEN25] = { .name = "qwen2.5",
+                          .system = "You are Qwen, created by Alibaba Cloud. You are a helpful "
+                                    "assistant.",
+                          .needs = IM_TOKENS,
+                          .stops = QWEN_STOPS,
+                          .render = txt_render_qwen2 },
+    [TXT_CHAT_QWEN3] = { .name = "qwen3",
+                         .needs = IM_TOKENS,
+                         .stops = QWEN_STOPS,
+                         .thinks = 1,
+                         .render = txt_render_qwen3 },
+    [TXT_CHAT_GLM2] = { .name = "chatglm2",
+                        .needs = { "[gMASK]", "sop" },
+                        .stops = { "</s>" },
+                        .no_system = 1,
+                        .render = txt_render_glm2 },
+    [TXT_CHAT_GLM3] = { .name = "chatglm3",
+                        .needs = { "<|system|>", "<|user|>", "<|assistant|>" },
+                        .stops = { "</s>", "<|user|>", "<|observation|>" },
+                        .render = txt_render_glm3 },
 };
 
 const char *txt_chat_format_name(txt_chat_format f)
@@ -153,15 +187,22 @@ int txt_chat_format_from_name(const char *name, txt_chat_format *out)
     return 0;
 }
 
-/* Appends the ids of special tokens of a row. */
+int txt_chat_has_system(txt_chat_format f)
+{
+    return !formats[f].no_system;
+}
+
+/* Appends the ids of special tokens of a row; any: leaves out those that are not there. */
 static q_status find_specials(q_ids *ids, const txt_tok *tok, const char *format,
-                              const char *const names[MAX_SPECIALS], q_err *err)
+                              const char *const names[MAX_SPECIALS], int any, q_err *err)
 {
     q_status st = Q_OK;
 
     for (int i = 0; i < MAX_SPECIALS && names[i]; i++) {
         const int32_t id = txt_special_id(tok, names[i]);
 
+        if (id < 0 && any)
+            continue;
         if (id < 0)
             Q_FAIL(err, Q_EUNSUPPORTED,
                    "chat format '%s' needs the special token %s, which this vocabulary lacks: "
@@ -176,7 +217,8 @@ out:
 q_status txt_chat_stop_ids(q_ids *ids, const txt_tok *tok, txt_chat_format f, q_err *err)
 {
     const size_t start = ids->n;
-    const q_status st = find_specials(ids, tok, formats[f].name, formats[f].stops, err);
+    const q_status st =
+        find_specials(ids, tok, formats[f].name, formats[f].stops, formats[f].any_stop, err);
 
     if (st != Q_OK)
         ids->n = start;
@@ -187,14 +229,19 @@ q_status txt_chat_build(q_ids *ids, const txt_tok *tok, const txt_chat *chat, co
                         size_t n_turns, const char *query, q_err *err)
 {
     const format_row *row = &formats[chat->format];
-    const render_args a = { tok,   chat,    chat->system ? chat->system : row->system,
-                            turns, n_turns, query };
+    const txt_render_args a = { tok,   chat,    chat->system ? chat->system : row->system,
+                                turns, n_turns, query };
     const size_t start = ids->n;
     q_status st = Q_OK;
     q_ids needs = { 0 };
     size_t made;
 
-    Q_TRY(find_specials(&needs, tok, row->name, row->needs, err)); /* refuse before any work */
+    if (chat->thinking != TXT_THINKING_DEFAULT && !row->thinks)
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "chat format '%s' has no thinking to turn on or off: leave --enable-thinking and "
+               "--no-thinking out",
+               row->name);
+    Q_TRY(find_specials(&needs, tok, row->name, row->needs, 0, err)); /* refuse before any work */
     Q_TRY(row->render(ids, &a, err));
     made = ids->n - start;
     if (chat->max_input > 0 && made > (size_t)chat->max_input) {

@@ -24,9 +24,11 @@ out:
 
 q_status txt_stream_push(txt_stream *s, int32_t id, const char **text, size_t *n, q_err *err)
 {
+    const unsigned flags = TXT_SKIP_SPECIALS | (s->started ? TXT_CONTINUES : 0);
     q_status st = Q_OK;
 
-    Q_TRY(txt_decode_bytes(s->tok, &id, 1, TXT_SKIP_SPECIALS, &s->pending, err));
+    Q_TRY(txt_decode_bytes(s->tok, &id, 1, flags, &s->pending, err));
+    s->started |= !txt_is_special(s->tok, id);
     Q_TRY(give(s, s->pending.size ? txt_utf8_complete(s->pending.data, s->pending.size) : 0, text,
                n, err));
 out:

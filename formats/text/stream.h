@@ -15,6 +15,7 @@
 typedef struct txt_stream {
     const txt_tok *tok;  /* borrowed */
     q_buf pending, text; /* bytes not yet complete; what the last call gave */
+    int started;         /* a token that is part of the text came */
 } txt_stream;
 
 q_status txt_stream_push(txt_stream *s, int32_t id, const char **text, size_t *n, q_err *err);

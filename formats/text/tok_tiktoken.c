@@ -152,17 +152,23 @@ out:
 q_status txt_tok_tiktoken(txt_tok **out, const char *bytes, size_t n, const char *name, q_err *err)
 {
     q_status st = Q_OK;
-    const char *special[N_SPECIAL] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
+    txt_added special[N_SPECIAL] = { { .text = "<|endoftext|>" },
+                                     { .text = "<|im_start|>" },
+                                     { .text = "<|im_end|>" } };
     char extra[N_EXTRA][24];
-    txt_bpe *b = NULL;
+    txt_tok_parts parts = { .ops = &txt_bpe_ops, .nfc = 1, .added = special, .n_added = N_SPECIAL };
 
+    Q_TRY(read_lines(&parts.bpe, bytes, n, name, err));
     for (int i = 0; i < N_EXTRA; i++) {
         snprintf(extra[i], sizeof extra[i], "<|extra_%d|>", i);
-        special[3 + i] = extra[i];
+        special[3 + i].text = extra[i];
     }
-    Q_TRY(read_lines(&b, bytes, n, name, err));
-    Q_TRY(txt_tok_make(out, &b, special, N_SPECIAL, err));
+    for (int i = 0; i < N_SPECIAL; i++) {
+        special[i].id = txt_bpe_size(parts.bpe) + i;
+        special[i].flags = TXT_ADDED_SPECIAL | TXT_ADDED_NORMALIZED;
+    }
+    Q_TRY(txt_tok_make(out, &parts, name, err));
 out:
-    txt_bpe_free(b);
+    txt_bpe_free(parts.bpe);
     return st;
 }

@@ -1,6 +1,7 @@
 /* Chats from arbitrary strings: two bytes of limits, then system, query and turns, each ended by
  * NUL.  Without limits the decoded prompt must be the layout with the NFC of every content; with
- * them it must be a tail of a prompt whose history is a tail of the turns. */
+ * them it must be a tail of a prompt whose history is a tail of the turns.  In the formats of the
+ * later releases there must be as many special tokens as messages, whatever the contents hold. */
 #include <stdlib.h>
 
 #include "formats/text/chat.h"
@@ -73,6 +74,41 @@ static void check(const q_ids *ids, const txt_chat *chat, const txt_turn *turns,
     q_buf_free(&want);
 }
 
+/* Single bytes and the added tokens of Qwen3, of which 256..258 are special */
+static const txt_tok *qwen3_tok(void)
+{
+    static const char *const added[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+                                         "<think>",       "</think>",     NULL };
+    static txt_tok *tok;
+    q_buf file = { 0 };
+
+    if (tok)
+        return tok;
+    if (tiny_hfjson(&file, (const char *const[]){ NULL }, added, 3, NULL) != Q_OK ||
+        txt_tok_hfjson(&tok, file.data, file.size, "qwen3", NULL) != Q_OK)
+        abort();
+    q_buf_free(&file);
+    return tok;
+}
+
+static void count_messages(const char *system, const txt_turn *turns, size_t n, const char *query)
+{
+    for (int f = TXT_CHAT_QWEN15; f <= TXT_CHAT_QWEN3; f++) {
+        const txt_chat chat = { .format = (txt_chat_format)f, .system = system };
+        size_t special[3] = { 0 };
+        q_ids ids = { 0 };
+
+        if (txt_chat_build(&ids, qwen3_tok(), &chat, turns, n, query, NULL) != Q_OK)
+            abort();
+        for (size_t i = 0; i < ids.n; i++)
+            if (txt_is_special(qwen3_tok(), ids.v[i]))
+                special[ids.v[i] - 256]++;
+        if (special[0] != 0 || special[1] != 2 * n + 3 || special[2] != 2 * n + 2)
+            abort();
+        q_ids_free(&ids);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     txt_chat chat = { .format = TXT_CHATML };
@@ -102,6 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (chat.max_input > 0 && ids.n > (size_t)chat.max_input)
         abort();
     check(&ids, &chat, turns, n, query);
+    count_messages(chat.system, turns, n, query);
 
     q_ids_clear(&ids);
     chat.format = TXT_CHAT_RAW;

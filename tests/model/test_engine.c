@@ -9,9 +9,10 @@
 
 #define MODEL "datasets/qwen-tiny"
 
+#if !defined(__SANITIZE_ADDRESS__)
 /* Counts the blocks of q_malloc; everything of ours comes from aligned_alloc. */
 static long n_alloc;
-#if !defined(__SANITIZE_ADDRESS__)
+
 void *aligned_alloc(size_t align, size_t bytes)
 {
     n_alloc++;

@@ -9,6 +9,16 @@ static void t_qwen2_logits(void)
     tm_logits(T_SHARED(QWEN2), "golden/qwen2-tiny", 2e-3);
 }
 
+static void t_qwen2_greedy(void)
+{
+    tm_greedy(T_SHARED(QWEN2), "golden/qwen2-tiny");
+}
+
+static void t_qwen2_perplexity(void)
+{
+    T_NEAR(tm_perplexity(T_SHARED(QWEN2), NULL), 14.932916074567329, 14.9329 * 0.0005);
+}
+
 /* One prompt, the last 8 positions. */
 static void one_prompt(const char *model, const char *golden)
 {
@@ -105,7 +115,8 @@ static void t_chatglm3_32k(void)
     one_prompt(T_SHARED("models/chatglm3-32k-random"), "golden/chatglm3-32k-random");
 }
 
-static const t_case cases[] = { T(t_qwen2_logits), T(t_yarn_700),     T(t_yarn_1500), T(t_qwen3),
+static const t_case cases[] = { T(t_qwen2_logits), T(t_qwen2_greedy), T(t_qwen2_perplexity),
+                                T(t_yarn_700),     T(t_yarn_1500),    T(t_qwen3),
                                 T(t_chatglm3),     T(t_chatglm3_32k), { 0 } };
 
 int main(int argc, char **argv)

@@ -191,26 +191,26 @@ static void t_stop_ids(void)
 /* A vocabulary with other special tokens: chatml is refused, raw is not. */
 static void t_lacking(void)
 {
-    static const char *const special[] = { "<|im_start|>", "</s>" };
+    static const txt_added special[] = { { "<|im_start|>", 256, TXT_ADDED_SPECIAL },
+                                         { "<s>", 257, TXT_ADDED_SPECIAL } };
+    txt_tok_parts parts = { .ops = &txt_bpe_ops, .nfc = 1, .added = special, .n_added = 2 };
     txt_chat chat = { .format = TXT_CHATML };
-    txt_bpe *b = NULL;
     txt_tok *tok = NULL;
     q_ids ids = { 0 };
 
-    T_OK(txt_bpe_create(&b, 256, 256, &err), err);
+    T_OK(txt_bpe_create(&parts.bpe, 256, 256, &err), err);
     for (int c = 0; c < 256; c++)
-        T_OK(txt_bpe_add(b, &(char){ (char)c }, 1, &err), err);
-    T_OK(txt_tok_make(&tok, &b, special, 2, &err), err);
-    T_TRUE(b == NULL);
+        T_OK(txt_bpe_add(parts.bpe, &(char){ (char)c }, 1, &err), err);
+    T_OK(txt_tok_make(&tok, &parts, "lacking", &err), err);
+    T_TRUE(parts.bpe == NULL);
     T_OK(q_ids_push(&ids, 7, &err), err);
     T_ERR(txt_chat_build(&ids, tok, &chat, NULL, 0, "hi", &err), err, Q_EUNSUPPORTED,
           "chat format 'chatml' needs the special token <|im_end|>, which this vocabulary lacks");
     T_ERR(txt_chat_stop_ids(&ids, tok, TXT_CHATML, &err), err, Q_EUNSUPPORTED, "<|im_end|>");
-    T_ERR(txt_chat_stop_ids(&ids, tok, TXT_CHAT_RAW, &err), err, Q_EUNSUPPORTED,
-          "chat format 'raw' needs the special token <|endoftext|>");
+    T_OK(txt_chat_stop_ids(&ids, tok, TXT_CHAT_RAW, &err), err); /* eos_token_id may have one */
     T_INT(ids.n, 1);
     chat.format = TXT_CHAT_RAW;
-    T_OK(txt_chat_build(&ids, tok, &chat, NULL, 0, "a</s>", &err), err);
+    T_OK(txt_chat_build(&ids, tok, &chat, NULL, 0, "a<s>", &err), err);
     T_INT(ids.n, 3);
     T_INT(ids.v[2], 257);
     q_ids_free(&ids);
@@ -250,9 +250,10 @@ static fmt_json *read_json_line(char **line)
 }
 
 /* ids of the summary prompt for one article */
-static void summary_prompt(q_ids *ids, const txt_tok *tok, const char *article)
+static void summary_prompt(q_ids *ids, const txt_tok *tok, txt_chat_format format,
+                           const char *article)
 {
-    const txt_chat chat = { .format = TXT_CHATML,
+    const txt_chat chat = { .format = format,
                             .system = "You are a useful assistant, please directly output the "
                                       "corresponding summary according to the article entered by "
                                       "the user." };
@@ -276,16 +277,16 @@ static void t_sample_model(void)
 
     T_OK(txt_tok_open(&tok, "datasets/qwen-tiny", &err), err);
     T_INT(txt_vocab_size(tok), 3888 + 208);
-    summary_prompt(&ids, tok, "");
+    summary_prompt(&ids, tok, TXT_CHATML, "");
     T_INT(ids.n, sizeof want / sizeof want[0]);
     T_INT(memcmp(ids.v, want, sizeof want), 0);
     q_ids_free(&ids);
     txt_tok_close(tok);
 }
 
-/* The recorded prompts of the tiny model: 200 lengths, and all ids of those whose logits are kept
- */
-static void t_golden_prompts(void)
+/* The recorded prompts of a tiny model: 200 lengths, and all ids of those whose logits are kept */
+static void check_prompts(const char *model, const char *golden_inputs, const char *golden_greedy,
+                          txt_chat_format format)
 {
     txt_tok *tok = NULL;
     fmt_json *inputs = NULL;
@@ -294,11 +295,10 @@ static void t_golden_prompts(void)
     char *article, *line;
     size_t found = 0;
 
-    T_OK(txt_tok_open(&tok, "datasets/qwen-tiny", &err), err);
-    T_OK(fmt_json_read(&inputs, T_SHARED("golden/qwen-tiny/logits_inputs.json"), 1 << 20, &err),
-         err);
+    T_OK(txt_tok_open(&tok, model, &err), err);
+    T_OK(fmt_json_read(&inputs, golden_inputs, 1 << 20, &err), err);
     T_OK(q_file_slurp(&articles, T_SHARED("data/summaries/test.jsonl"), 1 << 24, &err), err);
-    T_OK(q_file_slurp(&greedy, T_SHARED("golden/qwen-tiny/greedy.jsonl"), 1 << 24, &err), err);
+    T_OK(q_file_slurp(&greedy, golden_greedy, 1 << 24, &err), err);
     article = articles.data;
     line = greedy.data;
     for (int i = 0; i < 200; i++) {
@@ -308,7 +308,7 @@ static void t_golden_prompts(void)
 
         T_STR(id, fmt_json_text(fmt_json_get(want, "id")));
         T_OK(fmt_json_int(want, "n_prompt", 1, 1 << 20, &n_prompt, &err), err);
-        summary_prompt(&ids, tok, fmt_json_text(fmt_json_get(row, "article")));
+        summary_prompt(&ids, tok, format, fmt_json_text(fmt_json_get(row, "article")));
         T_INT(ids.n, n_prompt);
         for (size_t k = 0; k < fmt_json_size(inputs); k++) {
             const fmt_json *in = fmt_json_at(inputs, k), *v = fmt_json_get(in, "input_ids");
@@ -342,10 +342,33 @@ static void t_golden_prompts(void)
     txt_tok_close(tok);
 }
 
+static void t_golden_prompts(void)
+{
+    check_prompts("datasets/qwen-tiny", T_SHARED("golden/qwen-tiny/logits_inputs.json"),
+                  T_SHARED("golden/qwen-tiny/greedy.jsonl"), TXT_CHATML);
+}
+
+static void t_golden_prompts_qwen2(void)
+{
+    check_prompts(T_SHARED("models/qwen2-tiny"), T_SHARED("golden/qwen2-tiny/logits_inputs.json"),
+                  T_SHARED("golden/qwen2-tiny/greedy.jsonl"), TXT_CHAT_QWEN2);
+}
+
 static const t_case cases[] = {
-    T(t_layout),       T(t_injection),      T(t_window),   T(t_default_window), T(t_cut),
-    T(t_raw),          T(t_names),          T(t_stop_ids), T(t_lacking),        T(t_known_prompt),
-    T(t_sample_model), T(t_golden_prompts), { 0 },
+    T(t_layout),
+    T(t_injection),
+    T(t_window),
+    T(t_default_window),
+    T(t_cut),
+    T(t_raw),
+    T(t_names),
+    T(t_stop_ids),
+    T(t_lacking),
+    T(t_known_prompt),
+    T(t_sample_model),
+    T(t_golden_prompts),
+    T(t_golden_prompts_qwen2),
+    { 0 },
 };
 
 int main(int argc, char **argv)

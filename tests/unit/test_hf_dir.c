@@ -9,9 +9,12 @@
 #include "formats/hf_dir.h"
 #include "formats/json.h"
 #include "tests/t.h"
+#include "tests/t_pickle.h"
 
 #define S1 "model-00001-of-00002.safetensors"
 #define S2 "model-00002-of-00002.safetensors"
+#define B1 "pytorch_model-00001-of-00002.bin"
+#define B2 "pytorch_model-00002-of-00002.bin"
 
 /* a path below the private directory; more of them in turn than a test uses */
 static const char *tmp(const char *name)
@@ -60,6 +63,48 @@ static void put_shard(const char *dir, const char *file, const char *const *name
     }
     T_OK(fmt_st_commit(w, &err), err);
     fmt_st_writer_close(w);
+    q_free(path);
+}
+
+/* the same as a PyTorch archive: all tensors in one storage */
+static void put_bin(const char *dir, const char *file, const char *const *names)
+{
+    q_err err = { 0 };
+    q_buf pkl = { 0 }, data = { 0 };
+    t_zip zip = { 0 };
+    char *path = q_path_join(dir, file);
+    size_t n = 0;
+
+    while (names[n])
+        n++;
+    T_OK(q_buf_put(&pkl, PK_PROTO "}", 3, &err), err);
+    for (size_t i = 0; i < n; i++) {
+        const char c = names[i][0];
+
+        t_put(&pkl, 0x8c, 1);
+        t_put(&pkl, strlen(names[i]), 1);
+        T_OK(q_buf_puts(&pkl, names[i], &err), err);
+        T_OK(q_buf_puts(&pkl,
+                        PK_REBUILD "((\x8c\x07storage" PK_GLOBAL("torch", "ByteStorage") "\x8c\x01"
+                                                                                         "0\x8c\x03"
+                                                                                         "cpuK",
+                        &err),
+             err);
+        t_put(&pkl, 4 * n, 1);
+        T_OK(q_buf_puts(&pkl, "tQK", &err), err);
+        t_put(&pkl, 4 * i, 1);
+        T_OK(q_buf_puts(&pkl, PK_T1("K\4") PK_T1("K\1") "\x89" PK_ODICT "tRs", &err), err);
+        T_OK(q_buf_put(&data, (char[]){ c, c, c, c }, 4, &err), err);
+    }
+    T_OK(q_buf_puts(&pkl, ".", &err), err);
+    t_zip_build(&zip,
+                (t_entry[]){ { "m/data.pkl", pkl.data, pkl.size },
+                             { "m/data/0", data.data ? data.data : "", data.size } },
+                2, 1);
+    T_OK(q_out_whole(path, 1, zip.b.data, zip.b.size, &err), err);
+    q_buf_free(&pkl);
+    q_buf_free(&data);
+    q_buf_free(&zip.b);
     q_free(path);
 }
 
@@ -255,9 +300,9 @@ static void t_no_checkpoint(void)
 
     T_ERR(open_it(&hf, tmp("absent"), &err), err, Q_ENOINPUT, "absent: no such directory");
     T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT,
-          "no model.safetensors and no model.safetensors.");
-    put_text(dir, "pytorch_model.bin", "PK");
-    T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT, "convert it to safetensors");
+          "no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin: give");
+    put_text(dir, FMT_HF_BIN, "PK");
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_BIN ": 2 bytes, a PyTorch checkpoint");
     T_ERR(open_it(&hf, tmp("empty/pytorch_model.bin"), &err), err, Q_ENOINPUT,
           "not a directory: give the folder of the checkpoint");
     put_shard(dir, FMT_HF_SINGLE, (const char *[]){ "b", "a", NULL });
@@ -272,6 +317,108 @@ static void t_no_checkpoint(void)
     put_shard(dir, S1, (const char *[]){ "a", NULL });
     put_text(dir, FMT_HF_INDEX, MAP(IN("a", S1)));
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, "an index that does not name it: remove");
+}
+
+/* ---- PyTorch files -------------------------------------------------------------------------- */
+
+static const char *bin_dir(void)
+{
+    const char *dir = fresh_dir("bin");
+
+    put_bin(dir, B1, (const char *[]){ "a", "b", NULL });
+    put_bin(dir, B2, (const char *[]){ "d", "c", NULL });
+    put_text(dir, FMT_HF_BIN_INDEX,
+             MAP(IN("a", B1) "," IN("c", B2) "," IN("d", B2) "," IN("b", B1)));
+    return dir;
+}
+
+static void t_bin_shards(void)
+{
+    q_err err = { 0 };
+    fmt_hf *hf;
+    char v[5] = "";
+
+    T_OK(open_it(&hf, bin_dir(), &err), err);
+    T_INT(fmt_hf_count(hf), 4);
+    for (size_t i = 0; i < 4; i++) {
+        const char name[] = { (char)('a' + (char)i), '\0' };
+
+        T_STR(fmt_hf_tensor(hf, i)->name, name);
+        T_INT(fmt_hf_find(hf, name), i);
+        T_TRUE(strstr(fmt_hf_shard_path(hf, i), i < 2 ? B1 : B2) != NULL);
+        T_OK(fmt_hf_read(hf, i, 0, 4, v, &err), err);
+        T_TRUE(v[0] == name[0] && v[3] == name[0]);
+    }
+    T_ERR(fmt_hf_read(hf, 0, 2, 3, v, &err), err, Q_ESHAPE, B1 ": 'a': 3 bytes from byte 2 wanted");
+    fmt_hf_close(hf);
+}
+
+static void t_bin_errors(void)
+{
+    const char *dir = bin_dir();
+    q_err err = { 0 };
+    fmt_hf *hf;
+    struct stat sb;
+
+    T_INT(stat(tmp("bin/" B2), &sb), 0);
+    for (off_t cut = sb.st_size - 1; cut >= 22; cut -= 1 + sb.st_size / 50) {
+        T_INT(truncate(tmp("bin/" B2), cut), 0);
+        T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, "download is incomplete, fetch it again");
+    }
+    put_text(dir, B2, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": is a git-lfs pointer, not the data");
+    put_shard(dir, B2, (const char *[]){ "c", "d", NULL });
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": begins with bytes");
+    T_INT(unlink(tmp("bin/" B2)), 0);
+    T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT,
+          B2 ": shard is missing, " FMT_HF_BIN_INDEX " names it for 'c': fetch it");
+    T_INT(symlink("/dev/null", tmp("bin/" B2)), 0);
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": is a link: refused");
+
+    dir = bin_dir();
+    put_bin(dir, B2, (const char *[]){ "c", NULL });
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, "'d' should be in " B2 ", which does not have");
+    put_bin(dir, B2, (const char *[]){ "c", "d", "e", NULL });
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": 'e' is not in " FMT_HF_BIN_INDEX);
+    put_bin(dir, B2, (const char *[]){ "c", "c", "d", NULL });
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": data.pkl: 'c' is there twice");
+    put_bin(dir, FMT_HF_BIN, (const char *[]){ "a", NULL });
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT,
+          "bin: has pytorch_model.bin and an index that does not name it: remove the one");
+    put_text(dir, FMT_HF_BIN_INDEX, MAP(IN("a", "../bin/" B1)));
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT,
+          FMT_HF_BIN_INDEX ": 'a' is in '../bin/" B1 "', wanted a plain file name: refused");
+    put_text(dir, FMT_HF_BIN_INDEX, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_BIN_INDEX ": is a git-lfs pointer");
+}
+
+/* safetensors are taken when they are there, whatever else is */
+static void t_bin_and_safetensors(void)
+{
+    const char *dir = fresh_dir("both");
+    q_err err = { 0 };
+    fmt_hf *hf;
+
+    put_bin(dir, FMT_HF_BIN, (const char *[]){ "p", "q", NULL });
+    T_OK(open_it(&hf, dir, &err), err);
+    T_INT(fmt_hf_count(hf), 2);
+    T_STR(fmt_hf_tensor(hf, 0)->name, "p");
+    T_TRUE(strstr(fmt_hf_shard_path(hf, 0), "both/" FMT_HF_BIN) != NULL);
+    fmt_hf_close(hf);
+
+    put_shard(dir, S1, (const char *[]){ "a", NULL });
+    put_text(dir, FMT_HF_INDEX, MAP(IN("a", S1)));
+    T_OK(open_it(&hf, dir, &err), err);
+    T_INT(fmt_hf_count(hf), 1);
+    T_STR(fmt_hf_tensor(hf, 0)->name, "a");
+    fmt_hf_close(hf);
+    T_INT(unlink(tmp("both/" FMT_HF_INDEX)), 0);
+    put_shard(dir, FMT_HF_SINGLE, (const char *[]){ "s", NULL });
+    T_OK(open_it(&hf, dir, &err), err);
+    T_STR(fmt_hf_tensor(hf, 0)->name, "s");
+    fmt_hf_close(hf);
+    put_text(dir, FMT_HF_SINGLE, ""); /* a broken one is not passed over */
+    T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_SINGLE ": 0 bytes");
 }
 
 /* ---- golden --------------------------------------------------------------------------------- */
@@ -457,10 +604,19 @@ static void t_writer_errors(void)
     fmt_hf_close(hf);
 }
 
-static const t_case cases[] = {
-    T(t_two_shards),    T(t_index_errors), T(t_traversal),  T(t_cache_links),   T(t_damaged_shards),
-    T(t_no_checkpoint), T(t_real_indexes), T(t_round_trip), T(t_writer_errors), { 0 }
-};
+static const t_case cases[] = { T(t_two_shards),
+                                T(t_index_errors),
+                                T(t_traversal),
+                                T(t_cache_links),
+                                T(t_damaged_shards),
+                                T(t_no_checkpoint),
+                                T(t_bin_shards),
+                                T(t_bin_errors),
+                                T(t_bin_and_safetensors),
+                                T(t_real_indexes),
+                                T(t_round_trip),
+                                T(t_writer_errors),
+                                { 0 } };
 
 int main(int argc, char **argv)
 {

@@ -115,9 +115,100 @@ static void read_list(q_buf *b, const char *line, const char *key)
             T_OK(q_buf_put(b, p, 1, &err), err);
 }
 
+/* Writes name into dir; text is taken apart from the files of ../shared. */
+static void write_file(const char *dir, const char *name, const q_buf *text)
+{
+    char *path = q_path_join(dir, name);
+
+    T_TRUE(path);
+    T_OK(q_out_whole(path, 1, text->data, text->size, &err), err);
+    q_free(path);
+}
+
+/* The lines of merges.txt as a JSON list */
+static void put_merges(q_buf *out, const char *lines)
+{
+    T_OK(q_buf_puts(out, "[\"", &err), err);
+    for (const char *p = lines; *p; p++) {
+        if (*p == '"' || *p == '\\')
+            T_OK(q_buf_puts(out, "\\", &err), err);
+        if (*p != '\n')
+            T_OK(q_buf_put(out, p, 1, &err), err);
+        else if (p[1])
+            T_OK(q_buf_puts(out, "\",\n\"", &err), err);
+    }
+    T_OK(q_buf_puts(out, "\"]", &err), err);
+}
+
+/* The same vocabulary in the form of the later releases, opened once: vocab.json with merges.txt,
+ * or a tokenizer.json made of them. */
+static const txt_tok *qwen2(int json)
+{
+    static txt_tok *tok[2];
+    static const char head[] = /* of a tokenizer.json without a vocabulary */
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":";
+    q_buf vocab = { 0 }, merges = { 0 }, config = { 0 }, text = { 0 }, empty = { 0 };
+    char *dir = q_path_join(t_tmpdir(), json ? "json" : "vocab");
+    const char *tail;
+
+    T_OK(q_file_slurp(&vocab, T_SHARED("data/tokenizers/qwen2-vocab.json"), 1 << 24, &err), err);
+    T_OK(q_file_slurp(&merges, T_SHARED("data/tokenizers/qwen2-merges.txt"), 1 << 24, &err), err);
+    T_OK(q_file_slurp(&config, T_SHARED("data/tokenizers/configs/qwen3-8b/tokenizer_config.json"),
+                      1 << 24, &err),
+         err);
+    if (!tok[json]) {
+        T_OK(q_dir_make(dir, &err), err);
+        write_file(dir, "vocab.json", &vocab);
+        write_file(dir, "merges.txt", &merges);
+        write_file(dir, "tokenizer_config.json", &config);
+        T_OK(tiny_hfjson(&empty, (const char *const[]){ NULL },
+                         (const char *const[]){ "<|endoftext|>", NULL }, 1, &err),
+             err);
+        tail = strstr(empty.data, ",\"model\"");
+        T_TRUE(tail);
+        T_OK(q_buf_puts(&text, head, &err), err);
+        T_OK(q_buf_put(&text, vocab.data, vocab.size, &err), err);
+        T_OK(q_buf_puts(&text, ",\"merges\":", &err), err);
+        put_merges(&text, merges.data);
+        T_OK(q_buf_puts(&text, "},", &err), err);
+        T_OK(q_buf_put(&text, empty.data + 1, (size_t)(tail - empty.data) - 1, &err), err);
+        T_OK(q_buf_puts(
+                 &text,
+                 ",\"added_tokens\":[{\"id\":151643,\"content\":\"<|endoftext|>\",\"special\":"
+                 "true},{\"id\":151667,\"content\":\"<think>\",\"normalized\":false}]}",
+                 &err),
+             err);
+        if (json)
+            write_file(dir, "tokenizer.json", &text); /* goes before vocab.json */
+        T_OK(txt_tok_open(&tok[json], dir, &err), err);
+    }
+    q_buf_free(&empty);
+    q_buf_free(&text);
+    q_buf_free(&config);
+    q_buf_free(&merges);
+    q_buf_free(&vocab);
+    q_free(dir);
+    return tok[json];
+}
+
+static void t_qwen2_files(void)
+{
+    T_INT(txt_vocab_size(qwen2(0)), 151669);
+    T_INT(txt_special_id(qwen2(0), "</think>"), 151668);
+    T_INT(txt_special_id(qwen2(1), "</think>"), -1);
+    T_INT(txt_vocab_size(qwen2(1)), 151668);
+    for (int json = 0; json < 2; json++) {
+        T_INT(txt_is_special(qwen2(json), 151643), 1);
+        T_INT(txt_is_special(qwen2(json), 151667), 0);
+        check(qwen2(json), "a<think>b<|endoftext|>", 22, TXT_SPECIALS, "64 151667 65 151643");
+        check(qwen2(json), "a<think>b<|end", 14, 0, "64 151667 65 27 91 408");
+    }
+    check(qwen2(0), "<|fim_prefix|><|im_end|>", 24, 0, "151659 27 91 318 6213 91 29");
+}
+
 static void t_golden(void)
 {
-    const txt_tok *tok = qwen();
+    const txt_tok *tok = qwen(), *vocab = qwen2(0), *json = qwen2(1);
     q_buf file = { 0 }, text = { 0 }, want = { 0 };
     int lines = 0;
 
@@ -133,6 +224,8 @@ static void t_golden(void)
         read_string(&text, &p);
         read_list(&want, p, "\"ids\": [");
         check(tok, text.data, text.size, 0, want.data);
+        check(vocab, text.data, text.size, 0, want.data);
+        check(json, text.data, text.size, 0, want.data);
         read_list(&want, p, "\"ids_special\": [");
         check(tok, text.data, text.size, TXT_SPECIALS, want.data);
     }
@@ -145,7 +238,7 @@ static void t_golden(void)
 static void t_qwen2_vectors(void)
 {
     static const char mark[] = "\n__ggml_vocab_test__\n";
-    const txt_tok *tok = qwen();
+    const txt_tok *tok[] = { qwen(), qwen2(0), qwen2(1) };
     q_buf in = { 0 }, out = { 0 };
     char *text, *want;
     int n = 0;
@@ -159,7 +252,8 @@ static void t_qwen2_vectors(void)
 
         T_TRUE(eol);
         *eol = '\0';
-        check(tok, text, (size_t)(end - text), 0, want + (*want == ' '));
+        for (size_t k = 0; k < sizeof tok / sizeof tok[0]; k++)
+            check(tok[k], text, (size_t)(end - text), 0, want + (*want == ' '));
         want = eol + 1;
     }
     T_INT(n, 46);
@@ -465,7 +559,7 @@ static void t_open(void)
     T_ERR(txt_tok_open(&tok, dir, &err), err, Q_ENOINPUT, "tok: not a directory");
     T_OK(q_dir_make(dir, &err), err);
     T_ERR(txt_tok_open(&tok, dir, &err), err, Q_ENOINPUT,
-          "tok: no qwen.tiktoken: copy it from the original checkpoint");
+          "tok: no qwen.tiktoken, tokenizer.json, vocab.json or tokenizer.model: copy the ");
     T_OK(q_out_whole(path, 0, file.data, file.size / 2, &err), err);
     T_ERR(txt_tok_open(&tok, dir, &err), err, Q_EFORMAT, "tok/qwen.tiktoken: ");
     T_OK(q_out_whole(path, 1, file.data, file.size, &err), err);
@@ -478,12 +572,19 @@ static void t_open(void)
 }
 
 static const t_case cases[] = {
-    T(t_golden),     T(t_qwen2_vectors),
-    T(t_known_ids),  T(t_wikitext),
-    T(t_tiny),       T(t_decode),
-    T(t_append),     T(t_merge_reference),
-    T(t_long_piece), T(t_special_lookalikes),
-    T(t_open),       { 0 },
+    T(t_qwen2_files),
+    T(t_golden),
+    T(t_qwen2_vectors),
+    T(t_known_ids),
+    T(t_wikitext),
+    T(t_tiny),
+    T(t_decode),
+    T(t_append),
+    T(t_merge_reference),
+    T(t_long_piece),
+    T(t_special_lookalikes),
+    T(t_open),
+    { 0 },
 };
 
 int main(int argc, char **argv)

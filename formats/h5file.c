@@ -1,0 +1,389 @@
+/* Reading HDF5, and what reader and writer share.
+ *
+ * The library is old and was not written for hostile files: sizes are taken from it, checked
+ * against the size of the file, and only then is memory allocated; filters, external storage, links
+ * to other files and types outside the table are refused. */
+#include <string.h>
+
+#include "formats/base/q_file.h"
+#include "formats/h5file_impl.h"
+
+void fmt_h5_quiet(void)
+{
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+}
+
+static herr_t first_text(unsigned n, const H5E_error2_t *e, void *text)
+{
+    (void)n;
+    if (!*(const char **)text && e->desc && *e->desc)
+        *(const char **)text = e->desc;
+    return 0;
+}
+
+q_status fmt_h5_fail(q_err *err, q_status st, const char *path, const char *name, const char *what)
+{
+    const char *text = NULL;
+
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_text, &text);
+    q_fail(err, st, *name ? "%s: '%s': %s%s%s" : "%s%s: %s%s%s", path, name, what, text ? ": " : "",
+           text ? text : "");
+    H5Eclear2(H5E_DEFAULT);
+    return st;
+}
+
+/* Not constants: the library fills its type ids in when it starts. */
+hid_t fmt_h5_type(fmt_dtype t)
+{
+    static hid_t f16 = -1;
+
+    if (t == FMT_F16 && f16 < 0) {
+        f16 = H5Tcopy(H5T_IEEE_F32LE);
+        H5Tset_fields(f16, 15, 10, 5, 0, 10);
+        H5Tset_size(f16, 2);
+        H5Tset_ebias(f16, 15);
+    }
+    switch (t) {
+    case FMT_F16:
+        return f16;
+    case FMT_BF16:
+    case FMT_U16:
+        return H5T_STD_U16LE;
+    case FMT_F32:
+        return H5T_IEEE_F32LE;
+    case FMT_F64:
+        return H5T_IEEE_F64LE;
+    case FMT_I8:
+        return H5T_STD_I8LE;
+    case FMT_U8:
+        return H5T_STD_U8LE;
+    case FMT_I32:
+        return H5T_STD_I32LE;
+    case FMT_U32:
+        return H5T_STD_U32LE;
+    case FMT_I64:
+        return H5T_STD_I64LE;
+    default:
+        return -1;
+    }
+}
+
+q_status fmt_h5_check_name(const char *path, const char *name, q_err *err)
+{
+    const size_t n = strlen(name);
+    int ok = n > 1 && n < FMT_H5_NAME && name[0] == '/' && name[n - 1] != '/';
+
+    for (size_t i = 0; ok && i < n; i++) {
+        if (name[i] < 0x21 || name[i] > 0x7e)
+            ok = 0;
+        if (name[i] == '/' &&
+            (name[i + 1] == '/' || strcmp(name + i, "/.") == 0 || strcmp(name + i, "/..") == 0 ||
+             strncmp(name + i, "/./", 3) == 0 || strncmp(name + i, "/../", 4) == 0))
+            ok = 0;
+    }
+    return ok ? Q_OK : q_fail(err, Q_EFORMAT, "%s: '%.80s' is no name for a dataset", path, name);
+}
+
+void fmt_h5_hash(char hex[FMT_H5_HEX], const void *v, size_t n)
+{
+    q_sha256 h;
+    uint8_t digest[32];
+
+    q_sha256_init(&h);
+    q_sha256_update(&h, v, n);
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, sizeof digest);
+}
+
+q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    q_file *f = NULL;
+    fmt_h5 *h = q_calloc(1, sizeof *h);
+
+    if (!h)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    h->file = -1;
+    fmt_h5_quiet();
+    Q_TRY(q_file_open(&f, path, err)); /* says what is wrong with a path */
+    h->bytes = q_file_bytes(f);
+    if (!(h->path = q_strdup(path)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    if (H5Fis_hdf5(path) <= 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: not an HDF5 file", path);
+    h->file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    if (h->file < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, path, "", "cannot open"));
+    *out = h;
+    h = NULL;
+out:
+    q_file_close(f);
+    fmt_h5_close(h);
+    return st;
+}
+
+void fmt_h5_close(fmt_h5 *h)
+{
+    if (!h)
+        return;
+    if (h->file >= 0)
+        H5Fclose(h->file);
+    q_free(h->path);
+    q_free(h);
+}
+
+/* H5Lexists wants every step of the way to exist. */
+int fmt_h5_has(const fmt_h5 *h, const char *name)
+{
+    char part[FMT_H5_NAME];
+
+    if (strcmp(name, "/") == 0)
+        return 1;
+    if (fmt_h5_check_name(h->path, name, NULL) != Q_OK)
+        return 0;
+    for (const char *p = strchr(name + 1, '/');; p = strchr(p + 1, '/')) {
+        const size_t n = p ? (size_t)(p - name) : strlen(name);
+
+        memcpy(part, name, n);
+        part[n] = '\0';
+        if (H5Lexists(h->file, part, H5P_DEFAULT) <= 0)
+            return 0;
+        if (!p)
+            return 1;
+    }
+}
+
+/* Only links inside the file: others could name any file of the machine. */
+static q_status check_link(const fmt_h5 *h, const char *name, q_err *err)
+{
+    H5L_info_t info;
+
+    if (!fmt_h5_has(h, name))
+        return q_fail(err, Q_EFORMAT, "%s: '%s' is missing", h->path, name);
+    if (H5Lget_info(h->file, name, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD)
+        return q_fail(err, Q_EFORMAT, "%s: '%s' is a link: refused", h->path, name);
+    return Q_OK;
+}
+
+q_status fmt_h5_open_set(hid_t *set, const fmt_h5 *h, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t plist = -1;
+
+    *set = -1;
+    Q_TRY(check_link(h, name, err));
+    *set = H5Dopen2(h->file, name, H5P_DEFAULT);
+    if (*set < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, "is no dataset"));
+    plist = H5Dget_create_plist(*set);
+    if (plist < 0 || H5Pget_external_count(plist) != 0 || H5Pget_layout(plist) == H5D_VIRTUAL)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' lies in another file: refused", h->path, name);
+    if (H5Dget_storage_size(*set) > h->bytes && H5Pget_nfilters(plist) == 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is larger than the file", h->path, name);
+out:
+    if (plist >= 0)
+        H5Pclose(plist);
+    if (st != Q_OK && *set >= 0) {
+        H5Dclose(*set);
+        *set = -1;
+    }
+    return st;
+}
+
+static int type_of(hid_t type, fmt_dtype *out)
+{
+    for (int t = 0; t < FMT_DTYPES; t++)
+        if (t != FMT_BF16 && fmt_h5_type((fmt_dtype)t) >= 0 &&
+            H5Tequal(type, fmt_h5_type((fmt_dtype)t)) > 0) {
+            *out = (fmt_dtype)t;
+            return 1;
+        }
+    return 0;
+}
+
+static q_status stat_set(const fmt_h5 *h, hid_t set, const char *name, fmt_h5_info *out, q_err *err)
+{
+    q_status st = Q_OK;
+    const hid_t type = H5Dget_type(set), space = H5Dget_space(set);
+    hsize_t dims[H5S_MAX_RANK];
+    char dtype[32];
+    size_t bytes;
+
+    memset(out, 0, sizeof *out);
+    if (type < 0 || space < 0 || !type_of(type, &out->dtype))
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has a type that is not used here", h->path, name);
+    out->ndim = H5Sget_simple_extent_dims(space, dims, NULL);
+    if (out->ndim < 1 || out->ndim > FMT_H5_DIMS)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has %d dimensions, wanted 1 to %d", h->path, name,
+               out->ndim, FMT_H5_DIMS);
+    bytes = fmt_dtype_bytes(out->dtype);
+    for (int i = 0; i < out->ndim; i++) {
+        if (dims[i] > INT64_MAX || !q_mul_ok(bytes, (size_t)dims[i], &bytes))
+            Q_FAIL(err, Q_ESHAPE, "%s: '%s': dimension %d is %llu", h->path, name, i,
+                   (unsigned long long)dims[i]);
+        out->shape[i] = (int64_t)dims[i];
+    }
+    out->bytes = bytes;
+    if (out->dtype == FMT_U16 && H5Aexists(set, "dtype") > 0) {
+        Q_TRY(fmt_h5_get_str(h, name, "dtype", dtype, sizeof dtype, err));
+        if (strcmp(dtype, "bfloat16") == 0)
+            out->dtype = FMT_BF16;
+    }
+out:
+    if (type >= 0)
+        H5Tclose(type);
+    if (space >= 0)
+        H5Sclose(space);
+    return st;
+}
+
+q_status fmt_h5_stat(const fmt_h5 *h, const char *name, fmt_h5_info *out, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t set = -1;
+
+    Q_TRY(fmt_h5_open_set(&set, h, name, err));
+    Q_TRY(stat_set(h, set, name, out, err));
+out:
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+q_status fmt_h5_read(const fmt_h5 *h, const char *name, fmt_dtype dtype, int ndim,
+                     const int64_t *shape, void *v, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_h5_info info;
+    hid_t set = -1;
+
+    Q_TRY(fmt_h5_open_set(&set, h, name, err));
+    Q_TRY(stat_set(h, set, name, &info, err));
+    if (info.dtype != dtype)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is %s, wanted %s", h->path, name,
+               fmt_dtype_name(info.dtype), fmt_dtype_name(dtype));
+    if (info.ndim != ndim)
+        Q_FAIL(err, Q_ESHAPE, "%s: '%s' has %d dimensions, wanted %d", h->path, name, info.ndim,
+               ndim);
+    for (int i = 0; i < ndim; i++)
+        if (info.shape[i] != shape[i])
+            Q_FAIL(err, Q_ESHAPE, "%s: '%s': dimension %d is %lld, wanted %lld", h->path, name, i,
+                   (long long)info.shape[i], (long long)shape[i]);
+    if (info.bytes > 0 && H5Dread(set, fmt_h5_type(dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, h->path, name, "cannot read"));
+out:
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+/* A string of n bytes as the writer made it, or 8-bit integers. */
+q_status fmt_h5_read_bytes(const fmt_h5 *h, const char *name, size_t max, q_buf *out, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t set = -1, type = -1;
+    fmt_h5_info info = { .ndim = 1 };
+    char *p = NULL;
+    int text;
+
+    q_buf_clear(out);
+    Q_TRY(fmt_h5_open_set(&set, h, name, err));
+    type = H5Dget_type(set);
+    text = type >= 0 && H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type);
+    if (text)
+        info.bytes = H5Tget_size(type);
+    else
+        Q_TRY(stat_set(h, set, name, &info, err));
+    if (info.bytes > max || info.bytes > h->bytes)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has %llu bytes, at most %zu are read", h->path, name,
+               (unsigned long long)info.bytes, max);
+    if (info.bytes == 0)
+        goto out;
+    if (!(p = q_malloc((size_t)info.bytes)))
+        Q_FAIL(err, Q_ENOMEM, "%s: '%s': no memory for %llu bytes", h->path, name,
+               (unsigned long long)info.bytes);
+    if (H5Dread(set, text ? type : H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, p) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, h->path, name, "cannot read"));
+    Q_TRY(q_buf_put(out, p, (size_t)info.bytes, err));
+out:
+    q_free(p);
+    if (type >= 0)
+        H5Tclose(type);
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+/* ---- attributes ----------------------------------------------------------------------------- */
+
+static q_status open_attr(hid_t *attr, const fmt_h5 *h, const char *name, const char *key,
+                          q_err *err)
+{
+    *attr = -1;
+    if (!fmt_h5_has(h, name) || H5Aexists_by_name(h->file, name, key, H5P_DEFAULT) <= 0)
+        return q_fail(err, Q_EFORMAT, "%s: '%s' has no attribute '%s'", h->path, name, key);
+    *attr = H5Aopen_by_name(h->file, name, key, H5P_DEFAULT, H5P_DEFAULT);
+    return *attr < 0 ? fmt_h5_fail(err, Q_EFORMAT, h->path, name, key) : Q_OK;
+}
+
+/* One value of a numeric attribute into *v of the memory type. */
+static q_status get_number(const fmt_h5 *h, const char *name, const char *key, hid_t memory,
+                           H5T_class_t class, void *v, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t attr = -1, type = -1, space = -1;
+
+    Q_TRY(open_attr(&attr, h, name, key, err));
+    type = H5Aget_type(attr);
+    space = H5Aget_space(attr);
+    if (type < 0 || space < 0 || H5Tget_class(type) != class ||
+        H5Sget_simple_extent_npoints(space) != 1 || H5Aread(attr, memory, v) < 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: attribute '%s' of '%s' is not one number", h->path, key, name);
+out:
+    if (type >= 0)
+        H5Tclose(type);
+    if (space >= 0)
+        H5Sclose(space);
+    if (attr >= 0)
+        H5Aclose(attr);
+    return st;
+}
+
+q_status fmt_h5_get_int(const fmt_h5 *h, const char *name, const char *key, int64_t *out,
+                        q_err *err)
+{
+    return get_number(h, name, key, H5T_NATIVE_INT64, H5T_INTEGER, out, err);
+}
+
+q_status fmt_h5_get_real(const fmt_h5 *h, const char *name, const char *key, double *out,
+                         q_err *err)
+{
+    return get_number(h, name, key, H5T_NATIVE_DOUBLE, H5T_FLOAT, out, err);
+}
+
+q_status fmt_h5_get_str(const fmt_h5 *h, const char *name, const char *key, char *out, size_t cap,
+                        q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t attr = -1, type = -1;
+    size_t n;
+
+    Q_TRY(open_attr(&attr, h, name, key, err));
+    type = H5Aget_type(attr);
+    if (type < 0 || H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type))
+        Q_FAIL(err, Q_EFORMAT, "%s: attribute '%s' of '%s' is not a short text", h->path, key,
+               name);
+    n = H5Tget_size(type);
+    if (n >= cap)
+        Q_FAIL(err, Q_EFORMAT, "%s: attribute '%s' of '%s' has %zu bytes, at most %zu", h->path,
+               key, name, n, cap - 1);
+    memset(out, 0, cap);
+    if (H5Aread(attr, type, out) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, h->path, name, key));
+out:
+    if (type >= 0)
+        H5Tclose(type);
+    if (attr >= 0)
+        H5Aclose(attr);
+    return st;
+}

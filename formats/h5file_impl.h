@@ -1,0 +1,32 @@
+/* Inside of the HDF5 reader and writer: type table, error text, names.  The one include of the
+ * library. */
+#ifndef FMT_H5FILE_IMPL_H
+#define FMT_H5FILE_IMPL_H
+
+#include <hdf5.h>
+
+#include "formats/base/q_hash.h"
+#include "formats/h5file.h"
+
+#define FMT_H5_HEX   65
+#define FMT_H5_SEAL  "qwenkit sha256 " /* the last line of a file, before 64 digits and LF */
+#define FMT_H5_SEALN (sizeof FMT_H5_SEAL - 1 + 64 + 1)
+
+struct fmt_h5 {
+    char *path;
+    hid_t file;
+    uint64_t bytes; /* of the file */
+};
+
+/* A dataset of this file: no link, no other file, not larger than the file says. */
+q_status fmt_h5_open_set(hid_t *set, const fmt_h5 *h, const char *name, q_err *err);
+/* The library prints its errors unless told not to. */
+void fmt_h5_quiet(void);
+/* q_fail with what the library has to say, in the place of `what`. */
+q_status fmt_h5_fail(q_err *err, q_status st, const char *path, const char *name, const char *what);
+hid_t fmt_h5_type(fmt_dtype t); /* of the file and of memory alike; -1: none.  Not to be closed. */
+/* "/a/b": absolute, no empty part, no dots, printable ASCII */
+q_status fmt_h5_check_name(const char *path, const char *name, q_err *err);
+void fmt_h5_hash(char hex[FMT_H5_HEX], const void *v, size_t n);
+
+#endif

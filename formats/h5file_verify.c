@@ -1,0 +1,192 @@
+/* Walking an HDF5 file, and finding what was changed in it: first the whole file against its last
+ * line, then every dataset against its attribute sha256.  Contiguous data is hashed from the file
+ * as it lies there, without a buffer of its size. */
+#include <string.h>
+
+#include "formats/base/q_file.h"
+#include "formats/h5file_impl.h"
+
+#define MAX_DEPTH 16
+#define MAX_READ  ((uint64_t)1 << 32) /* of a dataset that is not contiguous */
+
+typedef struct walk {
+    q_status (*fn)(void *self, const char *member, q_err *err);
+    void *self;
+    q_err *err;
+    q_status st;
+} walk;
+
+static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void *self)
+{
+    walk *w = self;
+
+    (void)group, (void)info;
+    w->st = w->fn(w->self, name, w->err);
+    return w->st == Q_OK ? 0 : 1;
+}
+
+q_status fmt_h5_each(const fmt_h5 *h, const char *group,
+                     q_status (*fn)(void *self, const char *member, q_err *err), void *self,
+                     q_err *err)
+{
+    q_status st = Q_OK;
+    walk w = { fn, self, err, Q_OK };
+    hid_t g = -1;
+    hsize_t at = 0;
+    herr_t rc;
+
+    if (!fmt_h5_has(h, group) || (g = H5Gopen2(h->file, group, H5P_DEFAULT)) < 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is no group", h->path, group);
+    rc = H5Literate(g, H5_INDEX_CRT_ORDER, H5_ITER_INC, &at, visit, &w);
+    if (rc < 0 && at == 0) /* of another program, without that order */
+        rc = H5Literate(g, H5_INDEX_NAME, H5_ITER_INC, &at, visit, &w);
+    Q_TRY(w.st);
+    if (rc < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, group, "cannot list"));
+out:
+    if (g >= 0)
+        H5Gclose(g);
+    return st;
+}
+
+/* ---- hashes --------------------------------------------------------------------------------- */
+
+static q_status hash_at(char hex[FMT_H5_HEX], const q_file *f, uint64_t at, uint64_t n, q_err *err)
+{
+    q_status st = Q_OK;
+    enum { PIECE = 1 << 20 };
+    q_sha256 h;
+    uint8_t digest[32];
+    char *buf = q_malloc(PIECE);
+
+    if (!buf)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", q_file_path(f));
+    q_sha256_init(&h);
+    for (uint64_t end = at + n; at < end;) {
+        const size_t piece = end - at < PIECE ? (size_t)(end - at) : PIECE;
+
+        Q_TRY(q_file_pread(f, buf, piece, at, err));
+        q_sha256_update(&h, buf, piece);
+        at += piece;
+    }
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, sizeof digest);
+out:
+    q_free(buf);
+    return st;
+}
+
+static q_status hash_read(char hex[FMT_H5_HEX], const fmt_h5 *h, hid_t set, hid_t type,
+                          const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    const hid_t space = H5Dget_space(set);
+    const hssize_t n = H5Sget_simple_extent_npoints(space);
+    size_t bytes = 0;
+    char *p = NULL;
+
+    if (n < 0 || !q_mul_ok((size_t)n, H5Tget_size(type), &bytes) || bytes > MAX_READ)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is too large to be read at once", h->path, name);
+    if (bytes > 0 && !(p = q_malloc(bytes)))
+        Q_FAIL(err, Q_ENOMEM, "%s: '%s': no memory for %zu bytes", h->path, name, bytes);
+    if (bytes > 0 && H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, p) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, "cannot read"));
+    fmt_h5_hash(hex, p, bytes);
+out:
+    q_free(p);
+    if (space >= 0)
+        H5Sclose(space);
+    return st;
+}
+
+typedef struct check {
+    const fmt_h5 *h;
+    const q_file *f;
+    const char *group;
+    int depth;
+} check;
+
+static q_status check_set(const check *c, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t set = -1, type = -1;
+    char want[FMT_H5_HEX], got[FMT_H5_HEX];
+    haddr_t at;
+
+    Q_TRY(fmt_h5_open_set(&set, c->h, name, err));
+    type = H5Dget_type(set);
+    Q_TRY(fmt_h5_get_str(c->h, name, "sha256", want, sizeof want, err));
+    at = H5Dget_offset(set);
+    if (at != HADDR_UNDEF)
+        Q_TRY(hash_at(got, c->f, at, H5Dget_storage_size(set), err));
+    else
+        Q_TRY(hash_read(got, c->h, set, type, name, err));
+    if (strcmp(got, want) != 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' was changed: its sha256 is %s, the file says %s",
+               c->h->path, name, got, want);
+out:
+    if (type >= 0)
+        H5Tclose(type);
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+static q_status check_member(void *self, const char *member, q_err *err)
+{
+    q_status st = Q_OK;
+    const check *c = self;
+    char name[FMT_H5_NAME];
+    H5O_info_t info;
+
+    if (snprintf(name, sizeof name, "%s/%s", c->group, member) >= (int)sizeof name ||
+        c->depth > MAX_DEPTH)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' lies too deep", c->h->path, c->group);
+    if (H5Oget_info_by_name(c->h->file, name, &info, H5P_DEFAULT) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, c->h->path, name, "cannot look at it"));
+    if (info.type == H5O_TYPE_GROUP)
+        Q_TRY(
+            fmt_h5_each(c->h, name, check_member, &(check){ c->h, c->f, name, c->depth + 1 }, err));
+    else
+        Q_TRY(check_set(c, name, err));
+out:
+    return st;
+}
+
+/* *whole 0: there is no last line of ours */
+static q_status check_seal(const q_file *f, int *whole, q_err *err)
+{
+    q_status st = Q_OK;
+    const uint64_t n = q_file_bytes(f);
+    char line[FMT_H5_SEALN + 1] = "", hex[FMT_H5_HEX];
+
+    *whole = 0;
+    if (n < FMT_H5_SEALN)
+        return Q_OK;
+    Q_TRY(q_file_pread(f, line, FMT_H5_SEALN, n - FMT_H5_SEALN, err));
+    if (strncmp(line, FMT_H5_SEAL, strlen(FMT_H5_SEAL)) != 0)
+        return Q_OK;
+    Q_TRY(q_file_sha256(f, n - FMT_H5_SEALN, hex, err));
+    if (strncmp(line + strlen(FMT_H5_SEAL), hex, 64) != 0 || line[FMT_H5_SEALN - 1] != '\n')
+        Q_FAIL(err, Q_EFORMAT, "%s: was changed: its sha256 is %s, its last line says %.64s",
+               q_file_path(f), hex, line + strlen(FMT_H5_SEAL));
+    *whole = 1;
+out:
+    return st;
+}
+
+q_status fmt_h5_verify(const char *path, int *whole, q_err *err)
+{
+    q_status st = Q_OK;
+    q_file *f = NULL;
+    fmt_h5 *h = NULL;
+
+    Q_TRY(q_file_open(&f, path, err));
+    Q_TRY(check_seal(f, whole, err));
+    Q_TRY(fmt_h5_open(&h, path, err));
+    Q_TRY(fmt_h5_each(h, "/", check_member, &(check){ h, f, "", 0 }, err));
+out:
+    fmt_h5_close(h);
+    q_file_close(f);
+    return st;
+}

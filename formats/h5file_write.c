@@ -1,0 +1,262 @@
+/* Writing HDF5.
+ *
+ * What makes equal calls give equal bytes: object times off, creation order tracked, library bounds
+ * fixed, contiguous layout with early allocation, and no library-dependent attribute. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "formats/base/q_file.h"
+#include "formats/h5file_impl.h"
+
+struct fmt_h5w {
+    char *path, *part;
+    hid_t file, set_plist;
+    int committed;
+};
+
+q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t access = -1, create = -1;
+    fmt_h5w *w = q_calloc(1, sizeof *w);
+
+    if (!w)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    w->file = w->set_plist = -1;
+    fmt_h5_quiet();
+    if (!force && q_path_exists(path))
+        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
+    if (q_path_is_dir(path))
+        Q_FAIL(err, Q_ECREATE, "%s: is a directory", path);
+    w->path = q_strdup(path);
+    w->part = q_format("%s.part.%ld", path, (long)getpid());
+    if (!w->path || !w->part)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    access = H5Pcreate(H5P_FILE_ACCESS);
+    create = H5Pcreate(H5P_FILE_CREATE);
+    w->set_plist = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110);
+    H5Pset_obj_track_times(create, 0);
+    H5Pset_link_creation_order(create, H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED);
+    H5Pset_obj_track_times(w->set_plist, 0);
+    H5Pset_layout(w->set_plist, H5D_CONTIGUOUS);
+    H5Pset_alloc_time(w->set_plist, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(w->set_plist, H5D_FILL_TIME_NEVER);
+    w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, create, access);
+    if (w->file < 0)
+        Q_TRY(fmt_h5_fail(err, Q_ECREATE, path, "", "cannot create"));
+    *out = w;
+    w = NULL;
+out:
+    if (access >= 0)
+        H5Pclose(access);
+    if (create >= 0)
+        H5Pclose(create);
+    fmt_h5w_close(w);
+    return st;
+}
+
+/* Groups on the way, each with its members in the order of creation. */
+static q_status make_groups(fmt_h5w *w, const char *name, q_err *err)
+{
+    q_status st = Q_OK;
+    char part[FMT_H5_NAME];
+    const hid_t plist = H5Pcreate(H5P_GROUP_CREATE);
+
+    H5Pset_obj_track_times(plist, 0);
+    H5Pset_link_creation_order(plist, H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED);
+    for (const char *slash = strchr(name + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        hid_t group;
+
+        memcpy(part, name, (size_t)(slash - name));
+        part[slash - name] = '\0';
+        if (H5Lexists(w->file, part, H5P_DEFAULT) > 0)
+            continue;
+        group = H5Gcreate2(w->file, part, H5P_DEFAULT, plist, H5P_DEFAULT);
+        if (group < 0)
+            Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, part, "cannot make the group"));
+        H5Gclose(group);
+    }
+out:
+    H5Pclose(plist);
+    return st;
+}
+
+/* type: of the file and of memory */
+static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const void *v,
+                    size_t bytes, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t set = -1;
+    char hex[FMT_H5_HEX];
+
+    Q_TRY(fmt_h5_check_name(w->path, name, err));
+    Q_TRY(make_groups(w, name, err));
+    set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, w->set_plist, H5P_DEFAULT);
+    if (set < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
+    if (bytes > 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot write"));
+    fmt_h5_hash(hex, v, bytes);
+    Q_TRY(fmt_h5_attr_str(w, name, "sha256", hex, err));
+out:
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+q_status fmt_h5_put(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim, const int64_t *shape,
+                    const void *v, q_err *err)
+{
+    q_status st = Q_OK;
+    hsize_t dims[FMT_H5_DIMS];
+    size_t bytes = fmt_dtype_bytes(dtype);
+    hid_t space = -1;
+
+    if (ndim < 1 || ndim > FMT_H5_DIMS || fmt_h5_type(dtype) < 0)
+        Q_FAIL(err, Q_EBUG, "%s: %s: %d dimensions of %s", w->path, name, ndim,
+               fmt_dtype_name(dtype));
+    for (int i = 0; i < ndim; i++) {
+        dims[i] = (hsize_t)shape[i];
+        if (shape[i] < 0 || !q_mul_ok(bytes, (size_t)shape[i], &bytes))
+            Q_FAIL(err, Q_EBUG, "%s: %s: dimension %d is %lld", w->path, name, i,
+                   (long long)shape[i]);
+    }
+    space = H5Screate_simple(ndim, dims, NULL);
+    Q_TRY(put(w, name, fmt_h5_type(dtype), space, v, bytes, err));
+    if (dtype == FMT_BF16)
+        Q_TRY(fmt_h5_attr_str(w, name, "dtype", "bfloat16", err));
+out:
+    if (space >= 0)
+        H5Sclose(space);
+    return st;
+}
+
+static int is_text(const char *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] == '\0')
+            return 0;
+    return n > 0;
+}
+
+static hid_t text_type(size_t n)
+{
+    const hid_t type = H5Tcopy(H5T_C_S1);
+
+    H5Tset_size(type, n);
+    H5Tset_strpad(type, H5T_STR_NULLPAD);
+    H5Tset_cset(type, H5T_CSET_UTF8);
+    return type;
+}
+
+q_status fmt_h5_put_bytes(fmt_h5w *w, const char *name, const void *p, size_t n, q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t type, space;
+
+    if (!is_text(p, n))
+        return fmt_h5_put(w, name, FMT_U8, 1, (int64_t[]){ (int64_t)n }, p, err);
+    type = text_type(n);
+    space = H5Screate(H5S_SCALAR);
+    st = put(w, name, type, space, p, n, err);
+    H5Tclose(type);
+    H5Sclose(space);
+    return st;
+}
+
+static q_status put_attr(fmt_h5w *w, const char *name, const char *key, hid_t type, const void *v,
+                         q_err *err)
+{
+    q_status st = Q_OK;
+    const hid_t space = H5Screate(H5S_SCALAR);
+    hid_t attr =
+        H5Acreate_by_name(w->file, name, key, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+
+    if (attr < 0 || H5Awrite(attr, type, v) < 0)
+        st = fmt_h5_fail(err, Q_EIO, w->path, name, key);
+    if (attr >= 0)
+        H5Aclose(attr);
+    H5Sclose(space);
+    return st;
+}
+
+q_status fmt_h5_attr_str(fmt_h5w *w, const char *name, const char *key, const char *v, q_err *err)
+{
+    const hid_t type = text_type(strlen(v) ? strlen(v) : 1);
+    const q_status st = put_attr(w, name, key, type, v, err);
+
+    H5Tclose(type);
+    return st;
+}
+
+q_status fmt_h5_attr_int(fmt_h5w *w, const char *name, const char *key, int64_t v, q_err *err)
+{
+    return put_attr(w, name, key, H5T_STD_I64LE, &v, err);
+}
+
+q_status fmt_h5_attr_real(fmt_h5w *w, const char *name, const char *key, double v, q_err *err)
+{
+    return put_attr(w, name, key, H5T_IEEE_F64LE, &v, err);
+}
+
+/* Appends the line with the hash of all before it. */
+static q_status seal(const fmt_h5w *w, q_err *err)
+{
+    q_status st = Q_OK;
+    q_file *f = NULL;
+    q_buf line = { 0 };
+    char hex[FMT_H5_HEX];
+    int fd = -1;
+
+    Q_TRY(q_file_open(&f, w->part, err));
+    Q_TRY(q_file_sha256(f, q_file_bytes(f), hex, err));
+    Q_TRY(q_buf_printf(&line, err, "%s%s\n", FMT_H5_SEAL, hex));
+    if ((fd = open(w->part, O_WRONLY | O_APPEND | O_CLOEXEC)) < 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: open", w->part);
+    if (write(fd, line.data, line.size) != (ssize_t)line.size)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: write", w->path);
+    if (fsync(fd) != 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: fsync", w->path);
+out:
+    if (fd >= 0 && close(fd) != 0 && st == Q_OK)
+        st = q_fail_errno(err, Q_EIO, errno, "%s: close", w->path);
+    q_buf_free(&line);
+    q_file_close(f);
+    return st;
+}
+
+q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
+{
+    q_status st = Q_OK;
+    herr_t rc = H5Fflush(w->file, H5F_SCOPE_GLOBAL);
+
+    if (rc < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot flush"));
+    rc = H5Fclose(w->file);
+    w->file = -1;
+    if (rc < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot close"));
+    Q_TRY(seal(w, err));
+    Q_TRY(q_rename_synced(w->part, w->path, err));
+    w->committed = 1;
+out:
+    return st;
+}
+
+void fmt_h5w_close(fmt_h5w *w)
+{
+    if (!w)
+        return;
+    if (w->file >= 0)
+        H5Fclose(w->file);
+    if (w->set_plist >= 0)
+        H5Pclose(w->set_plist);
+    if (!w->committed && w->part)
+        unlink(w->part);
+    q_free(w->path);
+    q_free(w->part);
+    q_free(w);
+}
