@@ -2,6 +2,7 @@
  * lists. */
 #include "formats/describe.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,6 +55,19 @@ static const char *dtype_of(const fmt_src *s)
     return fmt_dtype_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
 }
 
+/* name of the number format of the linears, as runtime and archives call it: "f16" */
+static void scheme_of(char out[16], const fmt_src *s)
+{
+    const char *name =
+        fmt_dtype_st_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
+
+    for (size_t i = 0; i < 16; i++) {
+        out[i] = (char)tolower((unsigned char)name[i]);
+        if (!name[i])
+            return;
+    }
+}
+
 /* ---- for programs --------------------------------------------------------------------------- */
 
 static q_status put_tensor(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
@@ -102,11 +116,14 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
                   { "kv_bytes_per_token", (int64_t)fmt_kv_bytes(m) },
                   { "decode_bytes", (int64_t)fmt_decode_bytes(s) } };
     q_status st = Q_OK;
+    char scheme[16];
 
     Q_TRY(fmt_json_put_str(doc, "model", fmt_src_dir(s), err));
     Q_TRY(fmt_json_put_str(doc, "container", fmt_src_kind(s), err));
     Q_TRY(fmt_json_put_str(doc, "family", m->family->model_type, err));
     Q_TRY(fmt_json_put_str(doc, "dtype", dtype_of(s), err));
+    scheme_of(scheme, s);
+    Q_TRY(fmt_json_put_str(doc, "scheme", scheme, err));
     Q_TRY(fmt_json_put_bool(doc, "tied_head", m->tied, err));
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         Q_TRY(fmt_json_put_int(doc, sizes[i].key, sizes[i].value, err));
@@ -142,6 +159,9 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(s);
     const double n = (double)fmt_model_params(m);
+    char scheme[16];
+
+    scheme_of(scheme, s);
 
     Q_TRY(q_buf_printf(out, err, "%s\n  container   %s", fmt_src_dir(s),
                        strcmp(fmt_src_kind(s), "ft") == 0 ? "FT directory" : "Hugging Face"));
@@ -149,11 +169,11 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
         Q_TRY(q_buf_printf(out, err, ", cut for %d ranks", fmt_src_ranks(s)));
     Q_TRY(q_buf_printf(out, err,
                        "\n  family      %s\n"
-                       "  parameters  %.3f %s, %s, %.2f GB on disk\n"
+                       "  parameters  %.3f %s, %s, scheme %s, %.2f GB on disk\n"
                        "  sizes       hidden %lld, %lld layers, %lld heads of %lld, %lld key/value "
                        "heads, MLP %lld, vocabulary %lld%s\n",
                        m->family->model_type, n < 1e9 ? n * 1e-6 : n * 1e-9, n < 1e9 ? "M" : "G",
-                       dtype_of(s), (double)fmt_src_bytes(s) * 1e-9, (long long)m->hid,
+                       dtype_of(s), scheme, (double)fmt_src_bytes(s) * 1e-9, (long long)m->hid,
                        (long long)m->layers, (long long)m->n_head, (long long)m->hd,
                        (long long)m->n_kv, (long long)m->ffn, (long long)m->vocab,
                        m->tied ? ", head tied to the embedding" : ""));

@@ -4,7 +4,7 @@
 
 #include "formats/base/q_cli.h"
 #include "formats/describe.h"
-#include "formats/text/tokenizer.h"
+#include "formats/text/chat_detect.h"
 
 enum { KEY_TENSORS = 0x100 };
 
@@ -68,6 +68,17 @@ static const struct {
                  { "qwen-summarize", 1 } };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
+/* The chat format that the files of the model name, or "unknown". */
+static const char *chat_name(const fmt_src *s)
+{
+    const txt_chat_files files = { .dir = fmt_src_dir(s),
+                                   .chat_format = fmt_src_gen(s)->chat_format,
+                                   .config = fmt_src_config(s) };
+    txt_chat_format f;
+
+    return txt_chat_detect(&f, &files, NULL) == Q_OK ? txt_chat_format_name(f) : "unknown";
+}
+
 static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
 {
     q_status st = Q_OK;
@@ -80,6 +91,7 @@ static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
         Q_TRY(fmt_json_put_int(v, "tokens", txt_vocab_size(tok), err));
     else
         Q_TRY(fmt_json_put_null(v, "tokens", err));
+    Q_TRY(fmt_json_put_str(v, "chat_format", chat_name(s), err));
     Q_TRY(fmt_json_put_arr(&list, v, "commands", err));
     for (size_t i = 0; i < N_COMMANDS; i++)
         if (tok || !commands[i].needs_text)
@@ -104,7 +116,8 @@ static q_status print_text(const fmt_src *s, const txt_tok *tok, const char *no_
 
     Q_TRY(fmt_describe_text(&text, s, err));
     if (tok)
-        Q_TRY(q_buf_printf(&text, err, "  tokenizer   %d tokens\n", txt_vocab_size(tok)));
+        Q_TRY(q_buf_printf(&text, err, "  tokenizer   %d tokens, chat format %s\n",
+                           txt_vocab_size(tok), chat_name(s)));
     else
         Q_TRY(q_buf_printf(&text, err, "  tokenizer   none: %s\n", no_tok));
     Q_TRY(q_buf_puts(&text, "  commands   ", err));

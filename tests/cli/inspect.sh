@@ -9,11 +9,11 @@ expect_exit 0 "$inspect" "$model"
 expect_empty "$tmp/stderr"
 expect_stdout '^  container   Hugging Face$'
 expect_stdout '^  family      qwen$'
-expect_stdout '^  parameters  8.923 M, float16, 0.02 GB on disk$'
+expect_stdout '^  parameters  8.923 M, float16, scheme f16, 0.02 GB on disk$'
 expect_stdout '^  sizes       hidden 256, 8 layers, 2 heads of 128, 2 key/value heads, MLP 768, vocabulary 4096$'
 expect_stdout '^  positions   8192, dynamic NTK$'
 expect_stdout '^  KV cache    8192 bytes a token in 16 bits$'
-expect_stdout '^  tokenizer   4096 tokens$'
+expect_stdout '^  tokenizer   4096 tokens, chat format chatml$'
 expect_stdout '^  commands    qwen-convert qwen-run qwen-benchmark qwen-perplexity qwen-summarize$'
 expect_equal "$(tree_hash "$model")" "$before"
 tap_ok "a Hugging Face directory"
@@ -23,7 +23,7 @@ expect_exit 0 "$inspect" "$tmp/ft"
 expect_stdout '^  container   FT directory, cut for 2 ranks$'
 expect_exit 0 "$inspect" "$tmp/ft/2-gpu" --json
 expect_equal "$(wc -l <"$tmp/stdout")" 1
-expect_stdout '"container": "ft", "family": "qwen", "dtype": "float16", "tied_head": false, "tensor_parallelism": 2,'
+expect_stdout '"container": "ft", "family": "qwen", "dtype": "float16", "scheme": "f16", "tied_head": false, "tensor_parallelism": 2,'
 expect_equal "$(num parameters)" 8923392
 expect_equal "$(num bytes)" $((2 * 8923392))
 expect_equal "$(num decode_bytes)" $((2 * (8923392 - 4096 * 256)))
