@@ -18,10 +18,19 @@ bin       = $B/bin/$(subst _,-,$(notdir $(1:%.c=%)))
 SPM      := $(call has_cxx,sentencepiece_processor.h)
 SPM_OBJ  := $(if $(SPM),$B/formats/text/spm_shim.o)
 $(if $(SPM),,$(info ChatGLM tokenizers: not built (sentencepiece_processor.h not found: libsentencepiece-dev)))
-DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu
+# the CUDA backend needs the toolkit, not a GPU; cudart is linked statically, cuBLASLt is opened at
+# run time, so these programs start anywhere
+NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_DIR := $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(NVCC))))
+$(if $(NVCC),,$(info CUDA backend: not built (nvcc found neither on the PATH nor in /usr/local/cuda/bin)))
+DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu \
+            $(if $(NVCC),runtime/cuda)
 PROGS    := $(sort $(wildcard */qwen_*.c))
 SRC      := $(filter-out $(PROGS),$(sort $(foreach d,$(DIRS),$(wildcard $d/*.c))))
-OBJ      := $(SRC:%.c=$B/%.o) $(SPM_OBJ)
+# device code is the same in every CONFIG and takes a minute: built once
+CU_SRC   := $(if $(NVCC),$(sort $(wildcard runtime/cuda/*.cu)))
+CU_OBJ   := $(CU_SRC:%.cu=build/cuda/%.o)
+OBJ      := $(SRC:%.c=$B/%.o) $(SPM_OBJ) $(CU_OBJ)
 LIB      := $B/libqwenkit.a
 
 CSTD     := -std=c11 -D_GNU_SOURCE
@@ -40,12 +49,16 @@ UTF8PROC_LIBS  := $(or $(call pc,--libs,libutf8proc),-lutf8proc)
 BLAS_CFLAGS    := $(or $(call pc,--cflags,openblas),-I/usr/include/x86_64-linux-gnu)
 BLAS_LIBS      := $(or $(call pc,--libs,openblas),-lopenblas)
 SPM_LIBS       := $(if $(SPM),-lsentencepiece -lstdc++)
+CUDA_LIBS      := $(if $(NVCC),-L$(firstword $(wildcard $(CUDA_DIR)/lib64 $(CUDA_DIR)/targets/x86_64-linux/lib)) -lcudart_static -ldl -lrt)
 HDF5_CFLAGS    := $(or $(call pc,--cflags,hdf5),-I/usr/include/hdf5/serial)
 HDF5_LIBS      := $(or $(call pc,--libs,hdf5),-L/usr/lib/x86_64-linux-gnu/hdf5/serial -lhdf5)
 CPPFLAGS += -I. $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(BLAS_CFLAGS) $(if $(SPM),-DHAVE_SENTENCEPIECE)
 ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
+# programs of `make dist` find their libraries beside them; the old kind of tag, because libraries of
+# libraries need it too
+LDFLAGS  += -Wl,-rpath,'$$ORIGIN/../lib',--disable-new-dtags
 CXX_WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror
-LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) -lm -lpthread
+LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) $(CUDA_LIBS) -lm -lpthread
 
 # `make demo` and `make test` install these; a bare `make` stops with the package's name
 needs     = $(if $(call has,$(1)),,$(error $(1) not found: install $(2), or run `make demo`))
@@ -71,6 +84,17 @@ $B/runtime/cpu/panel_avx%.o: CFLAGS_ubsan := -O2 -g
 # one file per instruction set, chosen at run time by cpuid
 $B/runtime/cpu/%_avx2.o: ALL_CFLAGS += -mavx2 -mfma -mf16c
 $B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+
+# Ampere (and by its PTX what comes after), Hopper
+NVFLAGS  := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_80,compute_80] \
+            -gencode arch=compute_90a,code=sm_90a -compress-mode=size -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti
+$B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
+$B/runtime/backend.o: ALL_CFLAGS += $(if $(NVCC),-DQ_CUDA)
+
+build/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC $@)
+	$Q$(NVCC) $(NVFLAGS) -I. -MMD -MP -c $< -o $@
 
 $B/%.o: %.c
 	@mkdir -p $(@D)
@@ -103,6 +127,27 @@ demo: ## install what is missing, build, convert, run and evaluate the built-in 
 	+$(MAKE) --no-print-directory all
 	scripts/demo.sh $B/bin build/demo
 
+# What a machine without -dev packages needs: programs, the tests of the GPU, and the shared libraries
+# that are not part of every system.  cuBLASLt stays where it is installed.
+DIST       := build/dist
+DIST_BIN    = $(foreach p,$(PROGS),$(call bin,$p)) $(TOOLS)
+DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_ops test_attn test_vectors) \
+              $(addprefix $B/tests/model/,test_golden test_families) $B/tests/bench/bench_cuda
+DIST_SYSTEM = linux-vdso|ld-linux|libc\.so|libm\.so|libdl|librt|libpthread|libgcc_s|libstdc
+
+dist: $(DIST_BIN) ## a folder that runs on Debian 12 and Ubuntu 24.04 as it is
+	@rm -rf $(DIST) && mkdir -p $(DIST)/bin $(DIST)/lib
+	@for f in $(DIST_BIN); do strip -o $(DIST)/bin/$${f##*/} $$f; done
+	@ldd $(DIST_BIN) | awk '/=> \//{print $$3}' | grep -vE '$(DIST_SYSTEM)' | sort -u | \
+		while read -r l; do strip -o $(DIST)/lib/$${l##*/} $$l; done
+	@du -sh $(DIST)
+
+dist-gpu: dist $(DIST_TESTS) ## the same with what scripts/gpu-check.sh runs
+	@mkdir -p $(DIST)/tests
+	@for f in $(DIST_TESTS); do strip -o $(DIST)/tests/$${f##*/} $$f; done
+	@ldd $(DIST_TESTS) | awk '/=> .*cmocka/{print $$3}' | sort -u | xargs -r cp -t $(DIST)/lib
+	@du -sh $(DIST)
+
 check-layers: ## include rules, file sizes, unique names
 	scripts/check_layers.sh
 
@@ -121,5 +166,5 @@ help: ## this list
 		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 
-.PHONY: all demo check-layers format install clean help
+.PHONY: all demo dist dist-gpu check-layers format install clean help
 -include $(shell find $B build/cuda -name '*.d' 2>/dev/null)

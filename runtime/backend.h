@@ -6,10 +6,11 @@
  *     ... out: rt_backend_close(be);
  *
  * Backends: "cpu-ref", plain C in float32, the reference of every test; "cpu", the same plus SIMD
- * rows chosen by cpuid.  Activations are f32 on the CPU.  Operations are enqueued on one stream in
- * call order; none allocates and none waits.  Args structs are shared by all backends and filled
- * with designated initialisers.  All pointers in args are backend memory unless "host" is said.
- * Threads: a backend is driven by one thread. */
+ * rows chosen by cpuid; "cuda", an NVIDIA GPU, in builds with nvcc.  Activations have the type
+ * ops->act; the residual stream and logits are f32 everywhere.  Operations are enqueued on one
+ * stream in call order; none allocates and none waits.  Args structs are shared by all backends and
+ * filled with designated initialisers.  All pointers in args are backend memory unless "host" is
+ * said. Threads: a backend is driven by one thread. */
 #ifndef RT_BACKEND_H
 #define RT_BACKEND_H
 
@@ -34,7 +35,8 @@ typedef struct rt_weight {
 
 typedef enum rt_epi {
     RT_EPI_NONE,    /* y  = x W' + b */
-    RT_EPI_ADD,     /* y += x W' + b */
+    RT_EPI_F32,     /* the same, y f32: logits */
+    RT_EPI_ADD,     /* y += x W' + b, y f32: the residual stream */
     RT_EPI_SILU_MUL /* y [n_tok, N/2] = silu(g) * u with [g | u] = x W' + b */
 } rt_epi;
 
@@ -43,13 +45,13 @@ typedef enum rt_dir { RT_TO_DEVICE, RT_TO_HOST } rt_dir;
 typedef struct rt_embed_args {
     const rt_batch *b;
     const rt_weight *w; /* [vocab, hid] */
-    void *y;            /* [n_tok, hid] */
+    void *y;            /* [n_tok, hid] f32 */
 } rt_embed_args;
 
 typedef struct rt_rmsnorm_args {
-    const void *x;       /* [*, dim] */
+    const float *x;      /* [*, dim] */
     const float *w;      /* [dim] */
-    void *y;             /* [n_rows, dim], may be x when rows is NULL */
+    void *y;             /* [n_rows, dim]; may be x when rows is NULL and activations are f32 */
     const int32_t *rows; /* NULL: row i of x; else [n_rows], row rows[i] of x */
     int64_t n_rows, dim;
     double eps; /* y = x / sqrt(mean(x^2) + eps) * w */
@@ -107,15 +109,21 @@ typedef struct rt_pick_row {
     uint64_t pos;
 } rt_pick_row;
 
+#define RT_PICK_BAD (-1) /* from a backend that does not wait; the CPU fails instead */
+
 typedef struct rt_pick_args {
     float *logits; /* [n_rows, vocab]; overwritten */
     int64_t n_rows, vocab;
     const rt_pick_row *row; /* host, [n_rows] */
-    int32_t *out;           /* [n_rows] */
+    int32_t *out;           /* [n_rows]; RT_PICK_BAD where the logits are not finite */
 } rt_pick_args;
+
+/* What one step enqueues: the same shapes and addresses whenever it is called. */
+typedef q_status (*rt_step_fn)(void *user, q_err *err);
 
 typedef struct rt_backend_ops {
     const char *name;
+    fmt_dtype act; /* element type of activations */
     q_status (*open)(rt_backend *be, q_err *err);
     void (*close)(rt_backend *be);
     q_status (*alloc)(rt_backend *be, size_t bytes, void **out, q_err *err);
@@ -133,16 +141,27 @@ typedef struct rt_backend_ops {
     q_status (*qkv_rope_store)(rt_backend *be, const rt_qkv_args *a, q_err *err);
     q_status (*attention)(rt_backend *be, const rt_attn_args *a, q_err *err);
     q_status (*pick)(rt_backend *be, const rt_pick_args *a, q_err *err);
+    /* Runs a step, or replays what it enqueued before.  *graph belongs to the caller: NULL before
+     * the first call, given back with ungraph.  NULL: launches cost nothing, call the step. */
+    q_status (*graph)(rt_backend *be, void **graph, rt_step_fn step, void *user, q_err *err);
+    void (*ungraph)(rt_backend *be, void *graph);
+    /* Bytes per second that a large copy inside the device reads and writes; bytes that can still
+     * be allocated.  NULL: memory is host memory. */
+    q_status (*bandwidth)(rt_backend *be, double *bytes_s, q_err *err);
+    uint64_t (*free_bytes)(rt_backend *be);
 } rt_backend_ops;
 
 struct rt_backend {
     const rt_backend_ops *ops;
-    int threads;
-    void *impl; /* of the backend */
+    int threads;     /* of the CPU backends */
+    int device;      /* number of the GPU */
+    char title[160]; /* what was opened, for people */
+    int64_t n_alloc; /* tests: the n-th allocation from now fails; 0: none does */
+    void *impl;      /* of the backend */
 };
 
-/* name: a row of the table in backend.c.  threads 0: one per core.  Errors: Q_EBACKEND, Q_ENOMEM.
- */
+/* name: a row of the table in backend.c; "cuda:N" is GPU N; "auto" is cuda when a usable GPU
+ * exists, else cpu, and title says why.  threads 0: one per core.  Errors: Q_EBACKEND, Q_ENOMEM. */
 q_status rt_backend_open(rt_backend **out, const char *name, int threads, q_err *err);
 void rt_backend_close(rt_backend *be);
 

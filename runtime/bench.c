@@ -83,14 +83,20 @@ out:
     return st;
 }
 
-/* Memory that new blocks can take without swapping, where Linux says it. */
-static uint64_t free_memory(void)
+/* Memory that new blocks can take: of the device, or on the host without swapping, where Linux says
+ * it. */
+static uint64_t free_memory(rt_backend *be)
 {
     FILE *f = fopen("/proc/meminfo", "re");
     uint64_t bytes = UINT64_MAX;
     unsigned long long kib;
     char text[128];
 
+    if (be->ops->free_bytes) {
+        if (f)
+            fclose(f);
+        return be->ops->free_bytes(be);
+    }
     while (f && fgets(text, sizeof text, f))
         if (sscanf(text, "MemAvailable: %llu kB", &kib) == 1)
             bytes = (uint64_t)kib * 1024;
@@ -124,7 +130,7 @@ q_status rt_bench_open(rt_engine **out, uint64_t *memory, rt_session *s, int bat
     q_status st = Q_OK;
     rt_engine *e = NULL;
     q_err why = { 0 };
-    const uint64_t available = free_memory(); /* before the engine takes its part */
+    const uint64_t available = free_memory(s->be); /* before the engine takes its part */
 
     *memory = rt_bench_kv_token_bytes(s) * RT_PAGE * (uint64_t)batch *
               (((uint64_t)longest + RT_PAGE - 1) / RT_PAGE);

@@ -9,6 +9,13 @@
 typedef rt_qkv_args rt_qkv_rope_store_args;
 typedef rt_attn_args rt_attention_args;
 
+/* shows x [n_tok, ...] to who asked for it */
+#define TAP(at, buf)                                                                               \
+    do {                                                                                           \
+        if (w->tap)                                                                                \
+            Q_TRY(w->tap(w->tap_user, at, buf, b->n_tok, err));                                    \
+    } while (0)
+
 static int64_t qkv_width(const fmt_model *d)
 {
     const int64_t qkv = (d->n_head + 2 * d->n_kv) * d->hd;
@@ -16,25 +23,26 @@ static int64_t qkv_width(const fmt_model *d)
     return qkv > 2 * d->ffn ? qkv : 2 * d->ffn;
 }
 
-/* The buffers of rt_work with their sizes in floats, for open and for counting. */
+/* The buffers of rt_work with their elements and element types, for open and for counting. */
 #define BUFFERS(X)                                                                                 \
-    X(x, max_tok * d->hid)                                                                         \
-    X(xn, (max_tok > max_rows ? max_tok : max_rows) * d->hid)                                      \
-    X(qkv, max_tok *qkv_width(d))                                                                  \
-    X(q, max_tok * d->n_head * d->hd)                                                              \
-    X(att, max_tok * d->n_head * d->hd)                                                            \
-    X(h, max_tok * d->ffn)                                                                         \
-    X(logits, max_rows * d->vocab)
+    X(x, max_tok * d->hid, FMT_F32)                                                                \
+    X(xn, (max_tok > max_rows ? max_tok : max_rows) * d->hid, act)                                 \
+    X(qkv, max_tok *qkv_width(d), act)                                                             \
+    X(q, max_tok * d->n_head * d->hd, act)                                                         \
+    X(att, max_tok * d->n_head * d->hd, act)                                                       \
+    X(h, max_tok * d->ffn, act)                                                                    \
+    X(logits, max_rows * d->vocab, FMT_F32)
 
 size_t rt_work_bytes(const rt_model *m, int64_t max_tok, int64_t max_rows)
 {
     const fmt_model *d = &m->desc;
-    int64_t n = 0;
+    const fmt_dtype act = m->be->ops->act;
+    size_t n = 0;
 
-#define X(name, count) n += (count);
+#define X(name, count, type) n += (size_t)(count)*fmt_dtype_bytes(type);
     BUFFERS(X)
 #undef X
-    return (size_t)n * sizeof(float);
+    return n;
 }
 
 q_status rt_work_open(rt_work *w, const rt_model *m, int64_t max_tok, int64_t max_rows, q_err *err)
@@ -42,13 +50,14 @@ q_status rt_work_open(rt_work *w, const rt_model *m, int64_t max_tok, int64_t ma
     q_status st = Q_OK;
     const fmt_model *d = &m->desc;
     rt_backend *be = m->be;
+    const fmt_dtype act = be->ops->act;
     void *p = NULL;
 
     memset(w, 0, sizeof *w);
     w->max_tok = max_tok;
     w->max_rows = max_rows;
-#define X(name, count)                                                                             \
-    Q_TRY(be->ops->alloc(be, (size_t)(count) * sizeof(float), &p, err));                           \
+#define X(name, count, type)                                                                       \
+    Q_TRY(be->ops->alloc(be, (size_t)(count)*fmt_dtype_bytes(type), &p, err));                     \
     w->name = p;
     BUFFERS(X)
 #undef X
@@ -60,7 +69,7 @@ out:
 
 void rt_work_close(rt_work *w, const rt_model *m)
 {
-#define X(name, count) m->be->ops->free(m->be, w->name);
+#define X(name, count, type) m->be->ops->free(m->be, w->name);
     BUFFERS(X)
 #undef X
     memset(w, 0, sizeof *w);
@@ -76,14 +85,19 @@ q_status rt_layer_forward(const rt_model *m, rt_work *w, const rt_batch *b, cons
     rt_backend *be = m->be;
 
     OP(rmsnorm, .x = w->x, .w = L->norm1, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps);
+    TAP(RT_TAP_ATTN_IN, w->xn);
     OP(linear, .x = w->xn, .w = &L->w[FMT_ATTN_QKV], .y = w->qkv, .n_tok = n);
+    TAP(RT_TAP_QKV, w->qkv);
     OP(qkv_rope_store, .b = b, .m = d, .qkv = w->qkv, .q = w->q, .kv = kv, .q_norm = L->q_norm,
        .k_norm = L->k_norm, .layer = (int)layer);
     OP(attention, .b = b, .m = d, .q = w->q, .kv = kv, .y = w->att, .layer = (int)layer);
+    TAP(RT_TAP_ATTN_OUT, w->att);
     OP(linear, .x = w->att, .w = &L->w[FMT_ATTN_OUT], .y = w->x, .n_tok = n, .epi = RT_EPI_ADD);
     OP(rmsnorm, .x = w->x, .w = L->norm2, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps);
+    TAP(RT_TAP_FFN_IN, w->xn);
     OP(linear, .x = w->xn, .w = &L->w[FMT_FFN_GATE_UP], .y = w->h, .tmp = w->qkv, .n_tok = n,
        .epi = RT_EPI_SILU_MUL);
+    TAP(RT_TAP_FFN_MID, w->h);
     OP(linear, .x = w->h, .w = &L->w[FMT_FFN_DOWN], .y = w->x, .n_tok = n, .epi = RT_EPI_ADD);
 out:
     return st;
@@ -111,7 +125,7 @@ q_status rt_head(const rt_model *m, rt_work *w, const int32_t *rows, int64_t n_r
     assert(n_rows > 0 && n_rows <= w->max_rows);
     OP(rmsnorm, .x = w->x, .w = m->out_norm, .y = w->xn, .rows = rows, .n_rows = n_rows,
        .dim = d->hid, .eps = d->eps);
-    OP(linear, .x = w->xn, .w = &m->head, .y = w->logits, .n_tok = n_rows);
+    OP(linear, .x = w->xn, .w = &m->head, .y = w->logits, .n_tok = n_rows, .epi = RT_EPI_F32);
 out:
     return st;
 }

@@ -11,13 +11,29 @@
 
 #include "runtime/model.h"
 
+/* Where calibration looks: the inputs of the four linears of a layer, and the fused projection. */
+typedef enum rt_tap {
+    RT_TAP_ATTN_IN,  /* [n_tok, hid] */
+    RT_TAP_QKV,      /* [n_tok, (n_head + 2 n_kv) hd], bias added, before norms and RoPE */
+    RT_TAP_ATTN_OUT, /* [n_tok, n_head * hd], input of the output projection */
+    RT_TAP_FFN_IN,   /* [n_tok, hid] */
+    RT_TAP_FFN_MID,  /* [n_tok, ffn], input of the down projection */
+    RT_TAPS
+} rt_tap;
+
+/* x: backend memory in the type of activations, enqueued but not waited for; this call only. */
+typedef q_status (*rt_tap_fn)(void *user, rt_tap at, const void *x, int64_t n_tok, q_err *err);
+
 typedef struct rt_work {
     int64_t max_tok, max_rows;
-    void *x, *xn;  /* [max_tok, hid] residual stream, normalised */
+    float *x;      /* [max_tok, hid] residual stream */
+    void *xn;      /* [max_tok, hid] normalised */
     void *qkv;     /* [max_tok, max((n_head + 2 n_kv) hd, 2 ffn)]: also scratch of the MLP */
     void *q, *att; /* [max_tok, n_head * hd] */
     void *h;       /* [max_tok, ffn] */
     float *logits; /* [max_rows, vocab] */
+    rt_tap_fn tap; /* NULL: nobody looks; set by the caller after rt_work_open */
+    void *tap_user;
 } rt_work;
 
 size_t rt_work_bytes(const rt_model *m, int64_t max_tok, int64_t max_rows);

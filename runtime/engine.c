@@ -12,6 +12,9 @@
 #include "runtime/rope.h"
 #include "runtime/seq.h"
 
+/* A copy of this size takes as long as one of a few bytes, and there are eight arrays. */
+#define ONE_COPY ((size_t)64 << 10)
+
 static q_status dev_alloc(rt_engine *e, void *out, size_t bytes, q_err *err)
 {
     void *p = NULL;
@@ -29,7 +32,7 @@ static q_status host_alloc(void *out, size_t bytes, q_err *err)
     return p ? Q_OK : q_fail(err, Q_ENOMEM, "no memory for %zu bytes of batch tables", bytes);
 }
 
-/* The arrays of a batch with their byte counts, for alloc, copy and free. */
+/* The arrays of a batch with their byte counts, for alloc and copy. */
 #define BATCH(X)                                                                                   \
     X(tok, (size_t)n_tok * 4)                                                                      \
     X(pos, (size_t)n_tok * 4)                                                                      \
@@ -40,15 +43,28 @@ static q_status host_alloc(void *out, size_t bytes, q_err *err)
     X(block, (size_t)n_seq *(size_t)e->max_blocks * 4)                                             \
     X(inv_freq, (size_t)n_seq *(size_t)(e->m->desc.rot / 2) * 4)
 
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
+}
+
+/* One block on each side: a small one goes to the device in one copy. */
 static q_status alloc_batch(rt_engine *e, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t n_tok = e->o.max_tok;
     const int n_seq = e->o.max_seqs;
+    size_t at = 0;
 
+#define X(name, bytes) e->batch_bytes += aligned(bytes);
+    BATCH(X)
+#undef X
+    Q_TRY(host_alloc(&e->batch_host, e->batch_bytes, err));
+    Q_TRY(dev_alloc(e, &e->batch_dev, e->batch_bytes, err));
 #define X(name, bytes)                                                                             \
-    Q_TRY(host_alloc(&e->host.name, bytes, err));                                                  \
-    Q_TRY(dev_alloc(e, &e->dev.name, bytes, err));
+    e->host.name = (void *)((char *)e->batch_host + at);                                           \
+    e->dev.name = (void *)((char *)e->batch_dev + at);                                             \
+    at += aligned(bytes);
     BATCH(X)
 #undef X
     e->host.max_blocks = e->dev.max_blocks = (int)e->max_blocks;
@@ -62,12 +78,14 @@ static q_status upload_batch(rt_engine *e, q_err *err)
     rt_backend *be = e->m->be;
     const int n_tok = e->host.n_tok, n_seq = e->host.n_seq;
 
+    e->dev.n_tok = n_tok;
+    e->dev.n_seq = n_seq;
+    if (e->batch_bytes <= ONE_COPY)
+        return be->ops->copy(be, e->batch_dev, e->batch_host, e->batch_bytes, RT_TO_DEVICE, err);
 #define X(name, bytes)                                                                             \
     Q_TRY(be->ops->copy(be, e->dev.name, e->host.name, bytes, RT_TO_DEVICE, err));
     BATCH(X)
 #undef X
-    e->dev.n_tok = n_tok;
-    e->dev.n_seq = n_seq;
 out:
     return st;
 }
@@ -120,11 +138,11 @@ void rt_engine_close(rt_engine *e)
     be = e->m->be;
     rt_kv_close(&e->pool, be);
     rt_work_close(&e->work, e->m);
-#define X(name, bytes)                                                                             \
-    q_free(e->host.name);                                                                          \
-    be->ops->free(be, e->dev.name);
-    BATCH(X)
-#undef X
+    for (int i = 0; i < RT_GRAPHS; i++)
+        if (e->graph[i])
+            be->ops->ungraph(be, e->graph[i]);
+    q_free(e->batch_host);
+    be->ops->free(be, e->batch_dev);
     q_free(e->row_host);
     be->ops->free(be, e->row_dev);
     q_free(e->pick_host);
@@ -295,7 +313,8 @@ static q_status sample_group(rt_engine *e, rt_slice *const *group, int64_t n, q_
                                         .stream = p->s->stream,
                                         .pos = p->s->ids.n };
     }
-    Q_TRY(head_rows(e, n, err));
+    if (!e->has_logits)
+        Q_TRY(head_rows(e, n, err));
     Q_TRY(be->ops->pick(be,
                         &(rt_pick_args){ .logits = e->work.logits,
                                          .n_rows = n,
@@ -306,8 +325,13 @@ static q_status sample_group(rt_engine *e, rt_slice *const *group, int64_t n, q_
     Q_TRY(be->ops->copy(be, e->pick_host, e->pick_dev, (size_t)n * sizeof *e->pick_host, RT_TO_HOST,
                         err));
     Q_TRY(be->ops->sync(be, err));
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
+        if (e->pick_host[i] == RT_PICK_BAD)
+            Q_FAIL(err, Q_EFAIL,
+                   "row %lld: logits are not finite: a weight or an activation overflowed",
+                   (long long)i);
         Q_TRY(take_token(group[i]->s, e->pick_host[i], err));
+    }
 out:
     return st;
 }
@@ -327,6 +351,48 @@ static q_status sample(rt_engine *e, q_err *err)
             n = 0;
         }
     }
+out:
+    return st;
+}
+
+/* A step that samples one token of every sequence is the same for the same number of them; lengths
+ * and pages are data. */
+static int is_replayable(const rt_engine *e)
+{
+    if (!e->m->be->ops->graph || e->n_slice >= RT_GRAPHS || e->n_slice > e->o.max_rows)
+        return 0;
+    for (int i = 0; i < e->n_slice; i++)
+        if (e->slice[i].n != 1 || !e->slice[i].sample || e->slice[i].want0 == e->slice[i].row0)
+            return 0;
+    return 1;
+}
+
+static q_status decode_step(void *user, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_engine *e = user;
+
+    Q_TRY(rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err));
+    Q_TRY(rt_head(e->m, &e->work, e->row_dev, e->dev.n_tok, err));
+out:
+    return st;
+}
+
+/* Hidden states of the batch, and for a step that is replayed the logits too. */
+static q_status forward(rt_engine *e, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_backend *be = e->m->be;
+    const int n = e->n_slice;
+
+    e->has_logits = is_replayable(e);
+    if (!e->has_logits)
+        return rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err);
+    for (int i = 0; i < n; i++)
+        e->row_host[i] = i;
+    Q_TRY(be->ops->copy(be, e->row_dev, e->row_host, (size_t)n * sizeof *e->row_host, RT_TO_DEVICE,
+                        err));
+    Q_TRY(be->ops->graph(be, &e->graph[n], decode_step, e, err));
 out:
     return st;
 }
@@ -360,7 +426,7 @@ q_status rt_engine_step(rt_engine *e, int *busy, q_err *err)
     if (!*busy)
         return Q_OK;
     Q_TRY(upload_batch(e, err));
-    Q_TRY(rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err));
+    Q_TRY(forward(e, err));
     for (int i = 0; i < e->n_slice; i++)
         if (e->slice[i].want0 < e->slice[i].row0 + e->slice[i].n)
             Q_TRY(report_logits(e, &e->slice[i], err));

@@ -62,11 +62,12 @@ out:
     return st;
 }
 
-static q_status load_layer(rt_model *m, const fmt_src *src, int64_t i, const qnt_scheme *scheme,
-                           q_err *err)
+/* Layer i of the source into m->layer[at]. */
+static q_status load_layer(rt_model *m, int64_t at, const fmt_src *src, int64_t i,
+                           const qnt_scheme *scheme, q_err *err)
 {
     q_status st = Q_OK;
-    rt_layer *l = &m->layer[i];
+    rt_layer *l = &m->layer[at];
 
     for (int r = 0; r < FMT_ROLES; r++)
         if (fmt_role_get((fmt_role)r)->quant)
@@ -97,7 +98,7 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
     progress = q_progress_open(o->log, "loading", (uint64_t)m->desc.layers, "layers");
     Q_TRY(load_weight(m, &m->embd, src, FMT_TOK_EMBD, 0, NULL, err));
     for (int64_t i = 0; i < m->desc.layers; i++) {
-        Q_TRY(load_layer(m, src, i, scheme, err));
+        Q_TRY(load_layer(m, i, src, i, scheme, err));
         q_progress_add(progress, 1);
     }
     Q_TRY(load_vector(m, &m->out_norm, src, FMT_OUT_NORM, 0, err));
@@ -112,6 +113,27 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
     m = NULL;
 out:
     q_progress_close(progress);
+    rt_model_close(m);
+    return st;
+}
+
+q_status rt_model_open_layer(rt_model **out, const fmt_src *src, rt_backend *be, int64_t layer,
+                             q_err *err)
+{
+    q_status st = Q_OK;
+    rt_model *m = q_calloc(1, sizeof *m);
+
+    if (!m)
+        Q_FAIL(err, Q_ENOMEM, "no memory for the model");
+    m->be = be;
+    m->desc = *fmt_src_model(src);
+    m->desc.layers = 1;
+    if (!(m->layer = q_calloc(1, sizeof *m->layer)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
+    Q_TRY(load_layer(m, 0, src, layer, NULL, err));
+    *out = m;
+    m = NULL;
+out:
     rt_model_close(m);
     return st;
 }

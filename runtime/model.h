@@ -38,6 +38,10 @@ typedef struct rt_model {
 /* Errors: those of qnt_load; Q_EARG for an unknown weight_only; Q_ENOMEM. */
 q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const rt_model_opts *o,
                        q_err *err);
+/* One layer of the source as layer 0 of a model of one layer, without embedding and head: for
+ * rt_layer_forward. */
+q_status rt_model_open_layer(rt_model **out, const fmt_src *src, rt_backend *be, int64_t layer,
+                             q_err *err);
 void rt_model_close(rt_model *m);
 
 #endif

@@ -9,6 +9,7 @@
 enum {
     KEY_WEIGHT_ONLY = 0x500,
     KEY_KV,
+    KEY_DEVICE,
     KEY_CHAT,
     KEY_THINKING,
     KEY_NO_THINKING,
@@ -29,7 +30,10 @@ static const struct argp_option model_options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
-    { "kv-cache", KEY_KV, "TYPE", 0, "Element type of the KV cache: f32 (default) or f16", 0 },
+    { "kv-cache", KEY_KV, "TYPE", 0,
+      "Element type of the KV cache: f32 (default on a CPU) or f16 (on a GPU)", 0 },
+    { "device", KEY_DEVICE, "NAME", 0,
+      "auto (default: a GPU where there is one), cpu, cuda, cuda:N", 0 },
     { "chat-format", KEY_CHAT, "NAME", 0,
       TXT_CHAT_NAMES " (default: what the files of the model say)", 0 },
     { "enable-thinking", KEY_THINKING, 0, 0, "qwen3: think before answering (default)", 0 },
@@ -55,6 +59,9 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
             q_cli_bad(state, "--kv-cache", arg, "f32 or f16");
         o->kv_format = arg;
         return 0;
+    case KEY_DEVICE:
+        o->backend = arg;
+        return 0;
     case KEY_CHAT:
         o->chat_format = arg;
         return 0;
@@ -67,6 +74,9 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!o->path)
             argp_error(state, "no model given: use -m DIR");
+        o->device_unasked = !o->backend;
+        if (!o->backend)
+            o->backend = "auto";
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

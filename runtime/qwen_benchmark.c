@@ -54,10 +54,11 @@ static const char doc[] =
     "Prefill and decode rates are those of steps that do nothing else, decode with\n"
     "the full batch.  The read bandwidth of all threads is measured first; a model\n"
     "that fits into the caches can pass it.  With --dataset the time includes the\n"
-    "tokenizer.  A batch that does not fit into memory says so in its row.\n"
+    "tokenizer.  A batch that does not fit into memory says so in its row.  On a GPU\n"
+    "the bandwidth is that of a large copy, bytes read and written.\n"
     "--json: model, scheme, head, threads, bandwidth_gb_s, ... and results, a list.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory (no\n"
-    "batch fits), 74 read failed, 78 not supported.";
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 69 no such device,\n"
+    "71 memory (no batch fits), 74 read failed, 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -142,7 +143,10 @@ static q_status prepare(bench *b, cal_workload_kind kind, q_err *err)
     if (o->dataset && b->load.n < wanted)
         q_log_warn(&o->cli.log, "%s: only %zu usable prompts, %zu wanted", o->dataset, b->load.n,
                    wanted);
-    Q_TRY(rt_bench_bandwidth(&b->info.bandwidth, b->info.threads, err));
+    if (b->s->be->ops->bandwidth)
+        Q_TRY(b->s->be->ops->bandwidth(b->s->be, &b->info.bandwidth, err));
+    else
+        Q_TRY(rt_bench_bandwidth(&b->info.bandwidth, b->info.threads, err));
 out:
     return st;
 }

@@ -54,3 +54,10 @@ void rt_inv_freq(float *inv_freq, const fmt_model *m, int64_t n)
     if (m->yarn.factor != 0)
         yarn(inv_freq, m);
 }
+
+float rt_logn_factor(const fmt_model *m, int64_t pos)
+{
+    if (!m->logn || pos + 1 <= m->train_ctx)
+        return 1.0f;
+    return (float)(log((double)(pos + 1)) / log((double)m->train_ctx));
+}

@@ -12,5 +12,7 @@
 
 /* inv_freq [m->rot / 2], radians per position; n: tokens of the prompt */
 void rt_inv_freq(float *inv_freq, const fmt_model *m, int64_t n);
+/* Qwen-1: what the query at position pos is multiplied by, 1 within the trained context. */
+float rt_logn_factor(const fmt_model *m, int64_t pos);
 
 #endif

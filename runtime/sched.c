@@ -1,9 +1,9 @@
 /* The scheduler: which tokens run in the next step.  First one token of each decoding sequence, so
  * that nobody waits for a long prompt; then prompt chunks in order of arrival. */
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
+#include "runtime/rope.h"
 #include "runtime/seq.h"
 
 static int64_t pages_for(size_t tokens)
@@ -29,13 +29,6 @@ static void admit(rt_engine *e)
     }
 }
 
-static float logn_factor(const fmt_model *m, int64_t pos)
-{
-    if (!m->logn || pos + 1 <= m->train_ctx)
-        return 1.0f;
-    return (float)(log((double)(pos + 1)) / log((double)m->train_ctx));
-}
-
 static void put_slice(rt_engine *e, rt_seq *s, int64_t n)
 {
     rt_batch *b = &e->host;
@@ -52,7 +45,7 @@ static void put_slice(rt_engine *e, rt_seq *s, int64_t n)
         b->tok[row0 + t] = s->ids.v[pos0 + t];
         b->pos[row0 + t] = (int32_t)(pos0 + t);
         b->seq[row0 + t] = i;
-        b->q_scale[row0 + t] = logn_factor(m, pos0 + t);
+        b->q_scale[row0 + t] = rt_logn_factor(m, pos0 + t);
     }
     memcpy(b->inv_freq + i * (m->rot / 2), s->inv_freq, (size_t)(m->rot / 2) * sizeof(float));
     memcpy(b->block + i * e->max_blocks, s->page,

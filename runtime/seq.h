@@ -31,12 +31,18 @@ typedef struct rt_slice {
     int sample;      /* 1: the last row is sampled */
 } rt_slice;
 
+#define RT_GRAPHS 65 /* decode steps of up to 64 sequences are replayed */
+
 struct rt_engine {
     rt_model *m;
     rt_engine_opts o;
     rt_kv_pool pool;
     rt_work work;
-    rt_batch host, dev; /* the same arrays on both sides */
+    rt_batch host, dev;           /* the same arrays on both sides */
+    void *batch_host, *batch_dev; /* all arrays of a batch, in one block of batch_bytes */
+    size_t batch_bytes;
+    void *graph[RT_GRAPHS]; /* of decode steps, by number of sequences; owned */
+    int has_logits;         /* this step's graph has left the logits of all rows */
     int64_t max_blocks;
     int32_t *row_host, *row_dev;   /* [max_rows] rows for the head */
     int32_t *pick_host, *pick_dev; /* [max_rows] sampled ids */

@@ -99,7 +99,9 @@ q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log
     Q_TRY(set_stops(s, err));
     set_sampling(s, o);
     Q_TRY(rt_backend_open(&s->be, o->backend ? o->backend : "cpu", o->threads, err));
-    s->kv_format = o->kv_format ? o->kv_format : "f32";
+    if (s->be->title[0])
+        q_log_put(log, o->device_unasked ? Q_LOG_DEBUG : Q_LOG_INFO, "running on %s", s->be->title);
+    s->kv_format = o->kv_format ? o->kv_format : s->be->ops->act == FMT_F16 ? "f16" : "f32";
     Q_TRY(rt_model_open(&s->model, src, s->be,
                         &(rt_model_opts){ .weight_only = o->weight_only, .log = log }, err));
     s->load_s = q_now() - start;

@@ -15,8 +15,9 @@ declare -A may=(
   [quant]="formats formats/base"
   [datasets]="formats formats/text formats/base"
   [convert]="formats quant formats/base"
-  [runtime]="runtime/cpu formats formats/text quant formats/base"
+  [runtime]="runtime/cpu runtime/cuda formats formats/text quant formats/base"
   [runtime/cpu]="runtime formats quant formats/base"
+  [runtime/cuda]="runtime formats quant formats/base"
   [calibrate]="runtime datasets quant formats formats/text formats/base"
 )
 # foreign header -> the files that may include it
@@ -27,6 +28,9 @@ declare -A only=(
   [utf8proc.h]="formats/text/unicode.c"
   [sentencepiece_processor.h]="formats/text/spm_shim.cc"
   [cblas.h]="quant/linalg_cpu.c"
+  [cuda_runtime_api.h]="runtime/cuda/cu.h"
+  [cuda_fp16.h]="runtime/cuda/cu_device.cuh"
+  [cublasLt.h]="runtime/cuda/cublaslt.c"
 )
 is_program() { case $1 in */qwen_*.c) return 0 ;; *) return 1 ;; esac; }
 # option groups shared by programs: the only library files that may use argp

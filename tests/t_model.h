@@ -35,6 +35,14 @@ static inline rt_session *tm_open(const char *model, const char *weight_only)
     return s;
 }
 
+/* A bound for logits in f32, and what f16 activations make of it: measured up to 0.015. */
+static inline double tm_bound(double f32)
+{
+    const char *device = getenv("QWENKIT_TEST_DEVICE");
+
+    return device && strncmp(device, "cuda", 4) == 0 ? 0.04 : f32;
+}
+
 typedef struct tm_rows {
     int64_t from, vocab;
     float *v;
@@ -120,7 +128,7 @@ static inline void tm_logits(const char *model, const char *golden, double bound
         snprintf(path, sizeof path, "%s/logits_%zu.npy", golden, i);
         diff = tm_logits_diff(s, ids, fmt_json_size(ids), T_SHARED(path), 8);
         printf("# %s: max abs difference %.2g\n", path, diff);
-        T_TRUE(diff <= bound);
+        T_TRUE(diff <= tm_bound(bound));
     }
     rt_session_close(s);
     fmt_json_free(doc);

@@ -50,6 +50,12 @@ usage "'int3' is not int8 or int4" -m "$model" --weight-only int3
 usage '8000 \+ 193 tokens exceed the 8192 positions' -m "$model" --input-len 8000 --output-len 193
 tap_ok "usage errors exit 64 with nothing on stdout"
 
+expect_exit 69 "$b" -m "$model" --device cuda:99
+expect_stderr 'no usable GPU|numbered from 0|not in this build'
+expect_exit 69 "$b" -m "$model" --device abacus
+expect_stderr "backend 'abacus' is not in this build"
+tap_ok "a device that is not there is exit 69"
+
 expect_exit 66 "$b" -m "$tmp/none"
 expect_stderr 'none: no such model directory'
 expect_exit 66 "$b" -m "$model" --dataset "$tmp/none.json"

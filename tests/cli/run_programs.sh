@@ -165,4 +165,22 @@ tap_ok "qwen-perplexity: plain text and rows"
 
 expect_exit 74 bash -c "'$run' -m '$model' --input-text abc --max-new-tokens 4 --greedy >/dev/full"
 tap_ok "a full disk behind standard output is exit 74"
+one=(--input-text "The" --max-new-tokens 1 --greedy)
+expect_exit 0 "$run" -m "$model" "${one[@]}" --device cpu
+expect_empty "$tmp/stderr"
+if "$run" -m "$model" "${one[@]}" --device cuda >"$tmp/stdout" 2>"$tmp/stderr"; then
+    expect_stderr 'running on '
+else
+    expect_exit 69 "$run" -m "$model" "${one[@]}" --device cuda
+    expect_stderr 'cuda.*\(exit 69\)'
+    expect_exit 0 "$run" -m "$model" "${one[@]}" --device auto
+    expect_stderr 'running on the CPU \('
+    expect_exit 0 "$run" -m "$model" "${one[@]}"
+    expect_empty "$tmp/stderr"
+fi
+expect_exit 69 "$run" -m "$model" "${one[@]}" --device cuda:99
+expect_exit 69 "$run" -m "$model" "${one[@]}" --device tpu
+expect_stderr "tpu"
+tap_ok "--device: cpu is silent, cuda without a GPU is exit 69, auto says what it took"
+
 tap_done

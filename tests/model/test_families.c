@@ -36,7 +36,7 @@ static void one_prompt(const char *model, const char *golden)
     snprintf(path, sizeof path, "%s/logits.npy", golden);
     diff = tm_logits_diff(s, ids, fmt_json_size(ids), T_SHARED(path), 8);
     printf("# %s: max abs difference %.2g\n", path, diff);
-    T_TRUE(diff <= 2e-3);
+    T_TRUE(diff <= tm_bound(2e-3));
     rt_session_close(s);
     fmt_json_free(doc);
 }

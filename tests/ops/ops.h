@@ -10,11 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/q_half.h"
 #include "formats/base/q_mem.h"
 #include "runtime/backend.h"
 #include "tests/t.h"
 
-/* Every case runs on each of them; a backend that this machine lacks is left out. */
+/* Every case runs on each of them; a backend that this machine lacks is left out.  The GPU has
+ * tests of its own over the same cases, so that its absence shows as a skip. */
 static const char *const op_backends[] = { "cpu-ref", "cpu-avx2", "cpu" };
 #define OP_BACKENDS (sizeof op_backends / sizeof op_backends[0])
 
@@ -22,16 +24,50 @@ static const char *const op_backends[] = { "cpu-ref", "cpu-avx2", "cpu" };
 static const int op_threads[] = { 1, 2, 3, 7 };
 #define OP_THREADS (sizeof op_threads / sizeof op_threads[0])
 
+/* The GPU is opened once for all cases: that takes longer than a case. */
+static rt_backend *op_gpu;
+
 static inline rt_backend *op_open(const char *name, int threads) /* NULL: not on this machine */
 {
     rt_backend *be = NULL;
     q_err err = { 0 };
-    const q_status st = rt_backend_open(&be, name, threads, &err);
+    q_status st;
 
+    if (op_gpu && strcmp(name, "cuda") == 0)
+        return op_gpu;
+    st = rt_backend_open(&be, name, threads, &err);
     if (st == Q_EBACKEND)
         return NULL;
     T_OK(st, err);
+    if (strcmp(name, "cuda") == 0)
+        op_gpu = be;
     return be;
+}
+
+static inline void op_close(rt_backend *be)
+{
+    if (be != op_gpu)
+        rt_backend_close(be);
+}
+
+static inline rt_backend *op_need_cuda(void)
+{
+    rt_backend *be = op_open("cuda", 0);
+
+    if (!be)
+        T_SKIP("no usable GPU, or a build without nvcc");
+    return be;
+}
+
+static inline int op_is_cuda(const char *name)
+{
+    return strcmp(name, "cuda") == 0;
+}
+
+/* runs of a case that must give the same bits: thread counts, or the same again on the GPU */
+static inline size_t op_runs(const char *name)
+{
+    return op_is_cuda(name) ? 2 : OP_THREADS;
 }
 
 static inline void *op_alloc(rt_backend *be, size_t bytes)
@@ -66,6 +102,38 @@ static inline void *op_host(size_t bytes)
 
     T_TRUE(p);
     return p;
+}
+
+/* n activations to the device and back as f32, in the type of the backend */
+static inline void *op_act_alloc(rt_backend *be, size_t n)
+{
+    return op_alloc(be, n * fmt_dtype_bytes(be->ops->act));
+}
+
+static inline void *op_act_up(rt_backend *be, const float *v, size_t n)
+{
+    void *host = op_host(n * sizeof *v), *p;
+
+    fmt_convert(host, be->ops->act, v, FMT_F32, n, NULL);
+    p = op_up(be, host, n * fmt_dtype_bytes(be->ops->act));
+    q_free(host);
+    return p;
+}
+
+static inline void op_act_down(rt_backend *be, float *v, const void *p, size_t n)
+{
+    void *host = op_host(n * sizeof *v);
+
+    op_down(be, host, p, n * fmt_dtype_bytes(be->ops->act));
+    fmt_convert(v, FMT_F32, host, be->ops->act, n, NULL);
+    q_free(host);
+}
+
+/* Values that every activation type holds exactly, so that all backends get the same input. */
+static inline void op_round(float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = q_f16_to_f32(q_f32_to_f16(v[i]));
 }
 
 /* xorshift: the same numbers everywhere */
@@ -131,6 +199,10 @@ static inline rt_weight op_weight(rt_backend *be, qnt_tensor t)
     return w;
 }
 
+/* On the GPU, where q, k, v, probabilities and results are f16. */
+#define OP_F16     5e-7
+#define OP_F16_MAX 8e-3
+
 /* nmse = sum (y - ref)^2 / sum ref^2; max = largest |y - ref| over the rms of ref.  Both bounds,
  * because a mean hides one wrong row.  A reference of zeros wants zeros. */
 static inline void op_compare(const char *name, const char *backend, const float *y,
@@ -150,6 +222,10 @@ static inline void op_compare(const char *name, const char *backend, const float
         }
     }
     rms = sqrt(r2 / (double)(n ? n : 1));
+    if (op_is_cuda(backend)) { /* f16 results: 2^-11 of a value, which is up to some 8 rms */
+        nmse = nmse > OP_F16 ? nmse : OP_F16;
+        max = max > OP_F16_MAX ? max : OP_F16_MAX;
+    }
     if (getenv("OPS_VERBOSE"))
         printf("# %-28s %-8s nmse %.2g max %.2g\n", name, backend, r2 > 0 ? d2 / r2 : d2,
                rms > 0 ? worst / rms : worst);

@@ -86,6 +86,60 @@ static const attn_case cases[] = {
       { { 50, 30 }, { 90, 1 } },
       F32,
       F16 },
+    /* the GPU's ways: few rows split over many pages, tiles of 64 rows, more than 16 rows a head */
+    { "f16, long decode",
+      8,
+      8,
+      128,
+      128,
+      1,
+      64,
+      FMT_F16,
+      0,
+      0,
+      { { 383, 1 }, { 320, 1 }, { 0, 1 } },
+      F32,
+      F16 },
+    { "f16, gqa 7, chunk",
+      14,
+      2,
+      64,
+      64,
+      1,
+      32,
+      FMT_F16,
+      0,
+      0,
+      { { 90, 33 }, { 7, 2 } },
+      F32,
+      F16 },
+    { "f16, gqa 20, decode",
+      20,
+      1,
+      64,
+      64,
+      1,
+      32,
+      FMT_F16,
+      0,
+      0,
+      { { 90, 1 }, { 7, 1 } },
+      F32,
+      F16 },
+    { "f16, widest, decode",
+      2,
+      1,
+      256,
+      256,
+      1,
+      128,
+      FMT_F16,
+      0,
+      0,
+      { { 200, 1 } },
+      4e-12,
+      2e-5,
+      F16 },
     { "bf16", 4, 2, 64, 64, 1, 32, FMT_BF16, 0, 0, { { 20, 50 } }, F32, 1e-5, 1.5e-2 },
 };
 
@@ -130,6 +184,7 @@ static void token_values(const scene *s, int seq, int j, float *row)
     const int64_t n = (s->m.n_head + 2 * s->m.n_kv) * s->m.hd;
     float *v = op_random((size_t)n, (uint64_t)(1000 * seq + j + 1), 2);
 
+    op_round(v, (size_t)n);
     memcpy(row, v, (size_t)n * sizeof *v);
     q_free(v);
 }
@@ -202,11 +257,11 @@ static void run_call(scene *s, call *k)
     const rt_backend_ops *ops = s->be->ops;
     const size_t n = (size_t)k->b.n_tok, seqs = (size_t)s->n_seq, pairs = (size_t)s->m.rot / 2;
     const size_t width = (size_t)((s->m.n_head + 2 * s->m.n_kv) * s->m.hd);
-    const size_t out = n * (size_t)(s->m.n_head * s->m.hd) * sizeof(float);
+    const size_t out = n * (size_t)(s->m.n_head * s->m.hd);
     rt_batch b = k->b;
     q_err err = { 0 };
-    void *qkv = op_up(s->be, k->qkv, n * width * sizeof(float));
-    void *q = op_alloc(s->be, out), *y = op_alloc(s->be, out);
+    void *qkv = op_act_up(s->be, k->qkv, n * width);
+    void *q = op_act_alloc(s->be, out), *y = op_act_alloc(s->be, out);
 
     b.pos = op_up(s->be, b.pos, n * sizeof *b.pos);
     b.seq = op_up(s->be, b.seq, n * sizeof *b.seq);
@@ -231,10 +286,10 @@ static void run_call(scene *s, call *k)
              &(rt_attn_args){ .b = &b, .m = &s->m, .q = q, .kv = &s->kv, .y = y, .layer = LAYER },
              &err),
          err);
-    k->q = op_host(out);
-    k->y = op_host(out);
-    op_down(s->be, k->q, q, out);
-    op_down(s->be, k->y, y, out);
+    k->q = op_host(out * sizeof(float));
+    k->y = op_host(out * sizeof(float));
+    op_act_down(s->be, k->q, q, out);
+    op_act_down(s->be, k->y, y, out);
     op_down(s->be, s->pages, s->kv.base, s->kv_bytes);
     void *all[] = { qkv, q, y, b.pos, b.seq, b.q_start, b.kv_len, b.block, b.inv_freq, b.q_scale };
 
@@ -396,7 +451,7 @@ static void close_scene(scene *s)
         s->be->ops->free(s->be, s->q_norm_be);
         s->be->ops->free(s->be, s->k_norm_be);
     }
-    rt_backend_close(s->be);
+    op_close(s->be);
     q_free(s->pages);
     q_free(s->q_norm);
     q_free(s->k_norm);
@@ -406,7 +461,7 @@ static void run_case(const attn_case *c, const char *backend)
 {
     float *first = NULL;
 
-    for (size_t i = 0; i < OP_THREADS; i++) {
+    for (size_t i = 0; i < op_runs(backend); i++) {
         scene s = open_scene(c, backend, op_threads[i]);
         call past, now;
 
@@ -442,27 +497,44 @@ static void t_attention(void)
             run_case(&cases[i], op_backends[b]);
 }
 
+static void t_attention_cuda(void)
+{
+    op_need_cuda();
+    for (size_t i = 0; i < N_CASES; i++)
+        if (cases[i].hd % 8 == 0 && cases[i].kv != FMT_BF16) /* the others it refuses: test_cuda */
+            run_case(&cases[i], "cuda");
+}
+
 /* A NaN in one query stays in the rows of its head and is not smoothed away. */
-static void t_nan(void)
+static void nan_on(const char *backend)
 {
     static const attn_case c = {
         "nan", 2, 2, 16, 16, 1, 8, FMT_F32, 0, 0, { { 0, 70 } }, F32, ROT
     };
+    scene s = open_scene(&c, backend, 2);
+    call k;
 
-    for (size_t i = 0; i < OP_BACKENDS; i++) {
-        scene s = open_scene(&c, op_backends[i], 2);
-        call k;
-
-        if (s.be) {
-            k = make_call(&s, 1);
-            k.qkv[69 * 6 * 16] = NAN; /* last token, head 0 */
-            run_call(&s, &k);
-            for (int j = 0; j < 70 * 32; j++)
-                T_INT(isnan(k.y[j]) != 0, j >= 69 * 32 && j < 69 * 32 + 16);
-            free_call(&k);
-        }
-        close_scene(&s);
+    if (s.be) {
+        k = make_call(&s, 1);
+        k.qkv[69 * 6 * 16] = NAN; /* last token, head 0 */
+        run_call(&s, &k);
+        for (int j = 0; j < 70 * 32; j++)
+            T_INT(isnan(k.y[j]) != 0, j >= 69 * 32 && j < 69 * 32 + 16);
+        free_call(&k);
     }
+    close_scene(&s);
+}
+
+static void t_nan(void)
+{
+    for (size_t i = 0; i < OP_BACKENDS; i++)
+        nan_on(op_backends[i]);
+}
+
+static void t_nan_cuda(void)
+{
+    op_need_cuda();
+    nan_on("cuda");
 }
 
 static void t_limits(void)
@@ -482,7 +554,8 @@ static void t_limits(void)
     close_scene(&s);
 }
 
-static const t_case tests[] = { T(t_attention), T(t_nan), T(t_limits), { 0 } };
+static const t_case tests[] = { T(t_attention), T(t_attention_cuda), T(t_nan),
+                                T(t_nan_cuda),  T(t_limits),         { 0 } };
 
 int main(int argc, char **argv)
 {

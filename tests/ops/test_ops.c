@@ -14,7 +14,7 @@ typedef struct op_case {
     double nmse, max;
 } op_case;
 
-static const char *const epi_name[] = { "none", "add", "silu" };
+static const char *const epi_name[] = { "none", "f32", "add", "silu" };
 
 #define SUM 1e-12, 4e-6 /* a sum of products in f32 */
 #define EPI 1e-11, 2e-5 /* two sums multiplied, and exp of one */
@@ -70,6 +70,21 @@ static const op_case cases[] = {
     { "f16", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
     { "w8", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
     { "w4", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM },
+    /* the GPU's kernels: K a multiple of 8 and of their chunks; 8, 16, 32, 64 tokens; more */
+    { "f16", 1, 40, 8, RT_EPI_F32, 1, 0, SUM },
+    { "w8", 2, 40, 24, RT_EPI_F32, 0, 0, SUM },
+    { "w4", 1, 40, 40, RT_EPI_F32, 0, 0, SUM },
+    { "f16", 1, 33, 2112, RT_EPI_F32, 0, 0, SUM },
+    { "w8", 8, 100, 1088, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 16, 100, 1096, RT_EPI_NONE, 1, 0, SUM },
+    { "f16", 17, 50, 1024, RT_EPI_ADD, 1, 0, SUM },
+    { "w4", 31, 70, 1152, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "f16", 64, 90, 520, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "w8", 63, 90, 520, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "f16", 65, 256, 264, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "w8", 100, 264, 264, RT_EPI_ADD, 1, 0, SUM },
+    { "w4", 130, 264, 264, RT_EPI_NONE, 1, 0, SUM },
+    { "w4", 70, 4100, 4096, RT_EPI_F32, 1, 0, SUM }, /* more than one strip of CU_TILE bytes */
 };
 
 #define N_CASES (sizeof cases / sizeof cases[0])
@@ -116,25 +131,29 @@ static void run_linear(const op_case *c, const char *name, const char *backend, 
 {
     float *first = NULL, *y = op_host(d->n_y * sizeof *y);
 
-    for (size_t i = 0; i < OP_THREADS; i++) {
+    for (size_t i = 0; i < op_runs(backend); i++) {
         rt_backend *be = op_open(backend, op_threads[i]);
         q_err err = { 0 };
         rt_weight w;
         void *x, *out, *tmp;
+        const int f32 = c->epi == RT_EPI_ADD || c->epi == RT_EPI_F32;
 
         if (!be)
             break;
         w = op_weight(be, op_tensor(c->scheme, raw, c->bias ? d->bias : NULL, c->N, c->K, d->w));
-        x = op_up(be, d->x, (size_t)(c->M * c->K) * sizeof(float));
-        out = op_up(be, d->y0, d->n_y * sizeof *y);
-        tmp = op_alloc(be, (size_t)(c->M * c->N) * sizeof(float));
+        x = op_act_up(be, d->x, (size_t)(c->M * c->K));
+        out = f32 ? op_up(be, d->y0, d->n_y * sizeof *y) : op_act_up(be, d->y0, d->n_y);
+        tmp = op_act_alloc(be, (size_t)(c->M * c->N));
         T_OK(be->ops->linear(
                  be,
                  &(rt_linear_args){
                      .x = x, .w = &w, .y = out, .tmp = tmp, .n_tok = c->M, .epi = c->epi },
                  &err),
              err);
-        op_down(be, y, out, d->n_y * sizeof *y);
+        if (f32)
+            op_down(be, y, out, d->n_y * sizeof *y);
+        else
+            op_act_down(be, y, out, d->n_y);
         if (!first) {
             op_compare(name, backend, y, d->ref, d->n_y, c->nmse, c->max);
             first = y;
@@ -146,13 +165,13 @@ static void run_linear(const op_case *c, const char *name, const char *backend, 
         be->ops->free(be, x);
         be->ops->free(be, out);
         be->ops->free(be, tmp);
-        rt_backend_close(be);
+        op_close(be);
     }
     q_free(first);
     q_free(y);
 }
 
-static void t_linear(void)
+static void linear_on(const char *const *backends, size_t n_backends)
 {
     for (size_t i = 0; i < N_CASES; i++) {
         const op_case *c = &cases[i];
@@ -164,7 +183,9 @@ static void t_linear(void)
 
         snprintf(name, sizeof name, "%s %lldx%lldx%lld %s%s", c->scheme, (long long)c->M,
                  (long long)c->N, (long long)c->K, epi_name[c->epi], c->bias ? "+b" : "");
+        op_round(raw, (size_t)(c->N * c->K));
         d.x = op_random((size_t)(c->M * c->K), i + 100, 1);
+        op_round(d.x, (size_t)(c->M * c->K));
         d.bias = op_random((size_t)c->N, i + 200, 1);
         d.y0 = op_random(d.n_y, i + 300, 1);
         d.w = op_host((size_t)(c->N * c->K) * sizeof *d.w);
@@ -176,8 +197,8 @@ static void t_linear(void)
         qnt_tensor t = op_tensor(c->scheme, raw, NULL, c->N, c->K, d.w);
         qnt_tensor_free(&t);
         reference(c, &d);
-        for (size_t b = 0; b < OP_BACKENDS; b++)
-            run_linear(c, name, op_backends[b], &d, raw);
+        for (size_t b = 0; b < n_backends; b++)
+            run_linear(c, name, backends[b], &d, raw);
         q_free(raw);
         q_free(d.x);
         q_free(d.w);
@@ -185,6 +206,17 @@ static void t_linear(void)
         q_free(d.y0);
         q_free(d.ref);
     }
+}
+
+static void t_linear(void)
+{
+    linear_on(op_backends, OP_BACKENDS);
+}
+
+static void t_linear_cuda(void)
+{
+    op_need_cuda();
+    linear_on(&(const char *){ "cuda" }, 1);
 }
 
 /* ---- rmsnorm and embed ---------------------------------------------------------------------- */
@@ -197,6 +229,7 @@ static void one_rmsnorm(rt_backend *be, const char *name, int64_t n_rows, int64_
     const size_t n = (size_t)(n_rows * dim), bytes = n * sizeof(float);
     float *x = op_random((size_t)(in * dim), (uint64_t)dim, 3), *w = op_random((size_t)dim, 5, 2);
     float *y = op_host(bytes);
+    const int f32 = be->ops->act == FMT_F32;
     double *ref = op_host(n * sizeof *ref);
     int32_t *rows = op_host((size_t)n_rows * sizeof *rows);
     q_err err = { 0 };
@@ -219,14 +252,14 @@ static void one_rmsnorm(rt_backend *be, const char *name, int64_t n_rows, int64_
     T_OK(be->ops->rmsnorm(be,
                           &(rt_rmsnorm_args){ .x = x_be,
                                               .w = w_be,
-                                              .y = gather ? y_be : x_be,
+                                              .y = gather || !f32 ? y_be : x_be,
                                               .rows = gather ? rows_be : NULL,
                                               .n_rows = n_rows,
                                               .dim = dim,
                                               .eps = eps },
                           &err),
          err);
-    op_down(be, y, gather ? y_be : x_be, bytes); /* not gathered: in place */
+    op_act_down(be, y, gather || !f32 ? y_be : x_be, n); /* not gathered: in place */
     op_compare(name, be->ops->name, y, ref, n, 1e-14, 5e-7);
     be->ops->free(be, x_be);
     be->ops->free(be, y_be);
@@ -239,19 +272,28 @@ static void one_rmsnorm(rt_backend *be, const char *name, int64_t n_rows, int64_
     q_free(rows);
 }
 
+static void rmsnorm_on(rt_backend *be)
+{
+    one_rmsnorm(be, "rmsnorm 1x1", 1, 1, 0, 1e-6);
+    one_rmsnorm(be, "rmsnorm 3x7", 3, 7, 0, 1e-5);
+    one_rmsnorm(be, "rmsnorm 9x4096", 9, 4096, 0, 1e-6);
+    one_rmsnorm(be, "rmsnorm rows", 5, 129, 1, 1e-6);
+}
+
 static void t_rmsnorm(void)
 {
     for (size_t b = 0; b < OP_BACKENDS; b++) {
         rt_backend *be = op_open(op_backends[b], 2);
 
-        if (!be)
-            continue;
-        one_rmsnorm(be, "rmsnorm 1x1", 1, 1, 0, 1e-6);
-        one_rmsnorm(be, "rmsnorm 3x7", 3, 7, 0, 1e-5);
-        one_rmsnorm(be, "rmsnorm 9x4096", 9, 4096, 0, 1e-6);
-        one_rmsnorm(be, "rmsnorm rows", 5, 129, 1, 1e-6);
+        if (be)
+            rmsnorm_on(be);
         rt_backend_close(be);
     }
+}
+
+static void t_rmsnorm_cuda(void)
+{
+    rmsnorm_on(op_need_cuda());
 }
 
 /* every scheme, ids in any order and twice; K around the panels and the stretches of a row */
@@ -259,7 +301,9 @@ static void one_embed(rt_backend *be, const char *scheme, int64_t vocab, int64_t
 {
     int32_t ids[] = { 0, (int32_t)vocab - 1, 7, 7, 16, 1, (int32_t)vocab / 2, 15, 3, 17 };
     enum { N_IDS = sizeof ids / sizeof ids[0] };
+    const int waits = be->ops->act == FMT_F32; /* the GPU sees ids too late to refuse them */
     float *v = op_random((size_t)(vocab * K), 9, 1), *y = op_host(N_IDS * (size_t)K * sizeof *y);
+    op_round(v, (size_t)(vocab * K));
     rt_weight w = op_weight(be, op_tensor(scheme, v, NULL, vocab, K, v)); /* v: what codes mean */
     void *y_be = op_alloc(be, N_IDS * (size_t)K * sizeof *y);
     rt_batch batch = { .n_tok = N_IDS, .n_seq = 1, .tok = op_up(be, ids, sizeof ids) };
@@ -270,9 +314,17 @@ static void one_embed(rt_backend *be, const char *scheme, int64_t vocab, int64_t
     for (int64_t t = 0; t < N_IDS; t++)
         if (memcmp(y + t * K, v + ids[t] * K, (size_t)K * sizeof *y) != 0)
             t_fail("embed", 0, "%s, %s: row of id %d differs", be->ops->name, scheme, ids[t]);
-    batch.tok[2] = (int32_t)vocab;
-    T_ERR(be->ops->embed(be, &(rt_embed_args){ .b = &batch, .w = &w, .y = y_be }, &err), err,
-          Q_EARG, "token id");
+    ids[2] = (int32_t)vocab;
+    be->ops->free(be, batch.tok);
+    batch.tok = op_up(be, ids, sizeof ids);
+    if (waits) {
+        T_ERR(be->ops->embed(be, &(rt_embed_args){ .b = &batch, .w = &w, .y = y_be }, &err), err,
+              Q_EARG, "token id");
+    } else {
+        T_OK(be->ops->embed(be, &(rt_embed_args){ .b = &batch, .w = &w, .y = y_be }, &err), err);
+        op_down(be, y, y_be, N_IDS * (size_t)K * sizeof *y);
+        T_TRUE(isnan(y[2 * K]) && !isnan(y[3 * K]));
+    }
     be->ops->unprep(be, &w);
     be->ops->free(be, y_be);
     be->ops->free(be, batch.tok);
@@ -280,19 +332,28 @@ static void one_embed(rt_backend *be, const char *scheme, int64_t vocab, int64_t
     q_free(y);
 }
 
+static void embed_on(rt_backend *be)
+{
+    for (const qnt_scheme *s = qnt_schemes; s->name; s++) {
+        one_embed(be, s->name, 32, 64);
+        one_embed(be, s->name, 37, 259);
+    }
+}
+
 static void t_embed(void)
 {
     for (size_t b = 0; b < OP_BACKENDS; b++) {
         rt_backend *be = op_open(op_backends[b], 3);
 
-        if (!be)
-            continue;
-        for (const qnt_scheme *s = qnt_schemes; s->name; s++) {
-            one_embed(be, s->name, 32, 64);
-            one_embed(be, s->name, 37, 259);
-        }
+        if (be)
+            embed_on(be);
         rt_backend_close(be);
     }
+}
+
+static void t_embed_cuda(void)
+{
+    embed_on(op_need_cuda());
 }
 
 /* ---- batches -------------------------------------------------------------------------------- */
@@ -386,8 +447,9 @@ static void t_errors(void)
     rt_backend_close(NULL);
 }
 
-static const t_case tests[] = { T(t_linear),           T(t_rmsnorm), T(t_embed),
-                                T(t_batch_invariance), T(t_errors),  { 0 } };
+static const t_case tests[] = { T(t_linear),           T(t_linear_cuda), T(t_rmsnorm),
+                                T(t_rmsnorm_cuda),     T(t_embed),       T(t_embed_cuda),
+                                T(t_batch_invariance), T(t_errors),      { 0 } };
 
 int main(int argc, char **argv)
 {

@@ -1,0 +1,45 @@
+/* Calibration samples: texts of a dataset as token ids.
+ *
+ *     cal_data d;
+ *     Q_TRY(cal_data_open(&d, tok, chat, &(cal_data_opts){ .path = "cnn.jsonl" }, err));
+ *     ... d.ids.v + d.start[i], d.start[i + 1] - d.start[i] tokens
+ *     ... out: cal_data_free(&d);
+ *
+ * Prompts: summarize, the reference's: its summary system prompt, article + " TL;DR:", chat format
+ * of the model; chat, the text as a user's message; raw, the text alone.  Of a longer sample the
+ * LAST seq_len tokens are taken, as the reference does; raw takes the first.  The same file and
+ * options give the same ids.  Threads: a plain value. */
+#ifndef CAL_CALIB_DATA_H
+#define CAL_CALIB_DATA_H
+
+#include "formats/base/q_mem.h"
+#include "formats/text/chat.h"
+
+typedef enum cal_prompt { CAL_SUMMARIZE, CAL_CHAT, CAL_RAW, CAL_PROMPTS } cal_prompt;
+
+const char *cal_prompt_name(cal_prompt p);
+int cal_prompt_from_name(const char *name, cal_prompt *out); /* 0: unknown */
+
+typedef struct cal_data_opts {
+    const char *path; /* JSON Lines with "article", or plain text */
+    cal_prompt prompt;
+    size_t samples;  /* 0: 512 */
+    int64_t seq_len; /* 0: 2048 */
+    int shuffle;     /* 1: drawn with seed; 0: the first ones */
+    uint64_t seed;
+} cal_data_opts;
+
+typedef struct cal_data {
+    q_ids ids;     /* of all samples, one behind the other */
+    size_t *start; /* [n + 1] */
+    size_t n;
+    int64_t longest;
+} cal_data;
+
+/* Errors: those of ds_open and txt_chat_build. */
+q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
+                       const cal_data_opts *o, q_err *err);
+void cal_data_free(cal_data *d);
+void cal_data_sha256(const cal_data *d, char hex[65]); /* of the ids and where samples begin */
+
+#endif

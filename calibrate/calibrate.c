@@ -1,0 +1,184 @@
+/* Wiring of a calibration. */
+#include "calibrate/calibrate.h"
+
+#include <string.h>
+
+#include "formats/base/q_hash.h"
+#include "formats/text/chat_detect.h"
+
+/* ---- which model ---------------------------------------------------------------------------- */
+
+static q_status hash_row(q_sha256 *h, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_box all = fmt_src_shape(src, ref);
+    const size_t bytes = (size_t)all.k1 * fmt_dtype_bytes(fmt_src_dtype(src, ref));
+    char *row = q_malloc(bytes);
+
+    if (!row)
+        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", bytes);
+    Q_TRY(fmt_src_read(src, ref, (fmt_box){ n, n + 1, 0, all.k1 }, row, err));
+    q_sha256_update(h, row, bytes);
+out:
+    q_free(row);
+    return st;
+}
+
+/* Configuration, names, types, shapes, and two rows of every tensor: a model that was changed
+ * differs there, and nothing of its size has to be read. */
+static q_status hash_model(char hex[65], const fmt_src *src, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(src);
+    q_buf text = { 0 };
+    q_sha256 h;
+    uint8_t digest[32];
+
+    q_sha256_init(&h);
+    Q_TRY(fmt_json_print(&text, fmt_src_config(src), 0, err));
+    q_sha256_update(&h, text.data, text.size);
+    for (int64_t layer = -1; layer < m->layers; layer++)
+        for (int i = 0; i < FMT_ROLES * FMT_PARTS; i++) {
+            const fmt_ref ref = { (fmt_role)(i / FMT_PARTS), layer < 0 ? 0 : layer,
+                                  (fmt_part)(i % FMT_PARTS) };
+            fmt_box b;
+
+            if (fmt_role_get(ref.role)->per_layer != (layer >= 0) || !fmt_src_has(src, ref))
+                continue;
+            b = fmt_src_shape(src, ref);
+            q_buf_clear(&text);
+            Q_TRY(q_buf_printf(&text, err, "%s %s [%lld, %lld]\n", fmt_src_name(src, ref, 0),
+                               fmt_dtype_name(fmt_src_dtype(src, ref)), (long long)b.n1,
+                               (long long)b.k1));
+            q_sha256_update(&h, text.data, text.size);
+            Q_TRY(hash_row(&h, src, ref, 0, err));
+            Q_TRY(hash_row(&h, src, ref, b.n1 / 2, err));
+        }
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, sizeof digest);
+out:
+    q_buf_free(&text);
+    return st;
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static q_status open_data(cal_run *r, q_err *err)
+{
+    q_status st = Q_OK;
+    txt_tok *tok = NULL;
+    txt_chat chat = { .format = TXT_CHAT_RAW };
+    const txt_chat_files files = { .dir = fmt_src_dir(r->src),
+                                   .chat_format = fmt_src_gen(r->src)->chat_format,
+                                   .config = fmt_src_config(r->src) };
+    const char *name = r->o.chat_format;
+
+    if (name && !txt_chat_format_from_name(name, &chat.format))
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "chat format '%s' is not known: use --chat-format " TXT_CHAT_NAMES, name);
+    if (!name && r->o.data.prompt != CAL_RAW)
+        Q_TRY(txt_chat_detect(&chat.format, &files, err));
+    Q_TRY(txt_tok_open(&tok, fmt_src_dir(r->src), err));
+    if (txt_vocab_size(tok) > fmt_src_model(r->src)->vocab)
+        Q_FAIL(err, Q_ECONFIG, "%s: the tokenizer has %d ids, the model only %lld",
+               fmt_src_dir(r->src), txt_vocab_size(tok), (long long)fmt_src_model(r->src)->vocab);
+    Q_TRY(cal_data_open(&r->data, tok, &chat, &r->o.data, err));
+    if (r->data.longest > fmt_src_model(r->src)->max_ctx)
+        Q_FAIL(err, Q_EARG,
+               "a sample has %lld tokens, the model %lld positions: use --calib-seq-len",
+               (long long)r->data.longest, (long long)fmt_src_model(r->src)->max_ctx);
+out:
+    txt_tok_close(tok);
+    return st;
+}
+
+q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+
+    memset(r, 0, sizeof *r);
+    r->o = *o;
+    r->src = src;
+    Q_TRY(open_data(r, err));
+    r->info = (cal_stats_info){ .m = fmt_src_model(src),
+                                .tool = o->tool,
+                                .prompt = cal_prompt_name(o->data.prompt),
+                                .samples = (int64_t)r->data.n,
+                                .tokens = (int64_t)r->data.ids.n };
+    cal_data_sha256(&r->data, r->info.data_sha256);
+    Q_TRY(hash_model(r->info.model_sha256, src, err));
+out:
+    if (st != Q_OK)
+        cal_run_close(r);
+    return st;
+}
+
+void cal_run_close(cal_run *r)
+{
+    cal_job_close(r->job);
+    rt_backend_close(r->be);
+    cal_data_free(&r->data);
+    memset(r, 0, sizeof *r);
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static q_status open_job(cal_run *r, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_json *f = NULL;
+
+    if (!r->o.job_dir)
+        return Q_OK;
+    Q_TRY(fmt_json_new(&f, err));
+    Q_TRY(fmt_json_put_str(f, "tool", r->o.tool, err));
+    Q_TRY(fmt_json_put_str(f, "model", r->info.model_sha256, err));
+    Q_TRY(fmt_json_put_str(f, "samples", r->info.data_sha256, err));
+    Q_TRY(fmt_json_put_str(f, "device", r->be->ops->name, err));
+    Q_TRY(fmt_json_put_int(f, "tokens of a step", r->o.max_tok, err));
+    Q_TRY(cal_job_open(&r->job, r->o.job_dir, f, !r->o.no_resume, err));
+out:
+    fmt_json_free(f);
+    return st;
+}
+
+static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
+{
+    return (cal_loop_opts){ .src = r->src,
+                            .be = r->be,
+                            .data = &r->data,
+                            .client = client,
+                            .job = r->job,
+                            .max_tok = r->o.max_tok,
+                            .max_ram = r->o.max_ram,
+                            .stop = r->o.stop,
+                            .log = r->o.log };
+}
+
+q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_loop_opts lo;
+
+    Q_TRY(cal_ranges_open(out, fmt_src_model(r->src), err));
+    Q_TRY(rt_backend_open(&r->be, r->o.device ? r->o.device : "cpu", r->o.threads, err));
+    Q_TRY(open_job(r, err));
+    lo = loop_opts(r, &out->client);
+    Q_TRY(cal_loop_run(&lo, err));
+out:
+    if (st != Q_OK)
+        cal_ranges_close(out);
+    return st;
+}
+
+q_status cal_run_finish(cal_run *r, q_err *err)
+{
+    return r->job ? cal_job_remove(r->job, err) : Q_OK;
+}
+
+void cal_run_cost(cal_cost *c, const cal_run *r)
+{
+    const cal_loop_opts lo = loop_opts(r, NULL);
+
+    cal_loop_cost(c, &lo);
+}

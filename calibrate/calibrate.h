@@ -1,0 +1,48 @@
+/* A whole calibration: samples, backend, layer loop, job; for every program that needs one.
+ *
+ *     cal_run r;
+ *     Q_TRY(cal_run_open(&r, src, &opts, err));       samples, backend, fingerprint
+ *     Q_TRY(cal_run_ranges(&r, &ranges, err));        the loop
+ *     Q_TRY(cal_stats_write(path, force, &r.info, ranges.layer, err));
+ *     Q_TRY(cal_run_finish(&r, err));                 the job is not needed any more
+ *     ... out: cal_run_close(&r);
+ *
+ * Threads: one. */
+#ifndef CAL_CALIBRATE_H
+#define CAL_CALIBRATE_H
+
+#include "calibrate/obs_range.h"
+#include "calibrate/stats_file.h"
+
+typedef struct cal_run_opts {
+    cal_data_opts data;
+    const char *chat_format; /* NULL: what the files of the model say */
+    const char *device;      /* as rt_backend_open takes it */
+    int threads;
+    uint64_t max_ram;
+    int64_t max_tok;
+    const char *job_dir; /* NULL: not resumable */
+    int no_resume;
+    const char *tool;
+    const volatile sig_atomic_t *stop;
+    const q_log *log;
+} cal_run_opts;
+
+typedef struct cal_run {
+    cal_run_opts o;
+    const fmt_src *src;
+    cal_data data;
+    rt_backend *be;
+    cal_job *job;
+    cal_stats_info info;
+} cal_run;
+
+/* Errors: those of tokenizer, data and backend. */
+q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_err *err);
+void cal_run_close(cal_run *r);
+/* Opens the job (refusing one begun with other inputs) and runs the loop. */
+q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err);
+q_status cal_run_finish(cal_run *r, q_err *err); /* removes the job directory */
+void cal_run_cost(cal_cost *c, const cal_run *r);
+
+#endif

@@ -1,0 +1,92 @@
+/* The calibration loop: samples through the model one decoder layer at a time.
+ *
+ *     cal_client c = { .points = CAL_BIT(CAL_ATTN_IN), .self = &s, .observe = see, .done = keep };
+ *     cal_loop_opts o = { .src = src, .be = be, .data = &data, .client = &c };
+ *     Q_TRY(cal_loop_run(&o, err));
+ *
+ * The weights of one layer are resident, and the hidden states of all samples between two layers:
+ * in memory, or in a file of the job directory when they exceed max_ram.  Layer 0 sees the rows of
+ * the embedding, read from the source.  Every layer is at most two passes over the samples:
+ *
+ *     pass 0   when the client asks for it: a forward whose result is thrown away; at its end the
+ *              client may replace weights of the layer (GPTQ, AWQ)
+ *     pass 1   a forward through the layer as it now is; its result is what the next layer sees
+ *
+ * With a job (job.h) the loop continues behind the last layer that the client stored, from hidden
+ * states stored verbatim: the bits are those of a run that was never stopped.
+ * Results do not depend on the number of threads.  Threads: one loop at a time per backend. */
+#ifndef CAL_LAYER_LOOP_H
+#define CAL_LAYER_LOOP_H
+
+#include <signal.h>
+
+#include "calibrate/calib_data.h"
+#include "calibrate/job.h"
+#include "formats/base/q_log.h"
+#include "runtime/decoder.h"
+
+/* What a client can look at.  Inputs of linears, their outputs, and K as it is cached. */
+typedef enum cal_point {
+    CAL_ATTN_IN,     /* [n, hid] input of q, k and v */
+    CAL_QKV,         /* [n, (n_head + 2 n_kv) hd] their output */
+    CAL_K,           /* [n, n_kv * hd] keys after norm and RoPE */
+    CAL_ATTN_OUT,    /* [n, n_head * hd] input of the output projection */
+    CAL_ATTN_RESULT, /* [n, hid] its output */
+    CAL_FFN_IN,      /* [n, hid] input of gate and up */
+    CAL_GATE_UP,     /* [n, 2 ffn] their output, before silu */
+    CAL_FFN_MID,     /* [n, ffn] input of the down projection */
+    CAL_DOWN,        /* [n, hid] its output */
+    CAL_POINTS
+} cal_point;
+
+#define CAL_BIT(p) (1u << (p))
+
+typedef struct cal_view {
+    cal_point point;
+    int64_t layer;
+    const float *x; /* [n, dim] host memory, this call only */
+    int64_t n, dim;
+} cal_view;
+
+typedef struct cal_client {
+    uint32_t points;   /* seen in pass 1 */
+    uint32_t points_0; /* seen in pass 0; 0: there is no pass 0 */
+    void *self;
+    q_status (*observe)(void *self, const cal_view *v, q_err *err);
+    /* After pass 0; may replace weights through cal_replace.  NULL without pass 0. */
+    q_status (*change)(void *self, rt_model *one_layer, int64_t layer, q_err *err);
+    /* After pass 1; path: the file for this layer's result in the job, NULL without one. */
+    q_status (*done)(void *self, int64_t layer, const char *path, q_err *err);
+    /* Takes a stored result back, when the loop continues a job. */
+    q_status (*load)(void *self, int64_t layer, const char *path, q_err *err);
+} cal_client;
+
+typedef struct cal_loop_opts {
+    const fmt_src *src;
+    rt_backend *be;
+    const cal_data *data;
+    const cal_client *client;
+    cal_job *job;     /* NULL: not resumable, hidden states in memory */
+    int64_t max_tok;  /* tokens of one step; 0: 2048.  A longer sample is one step */
+    uint64_t max_ram; /* bytes of hidden states in memory; 0: no limit */
+    const volatile sig_atomic_t *stop; /* not 0: end with Q_ECANCEL after this step; may be NULL */
+    const q_log *log;
+} cal_loop_opts;
+
+/* Errors: those of the source, the backend and the client; Q_ECANCEL; Q_ENOMEM. */
+q_status cal_loop_run(const cal_loop_opts *o, q_err *err);
+
+/* For `change`: the weight of a role in the resident layer becomes *t, which is left empty. */
+q_status cal_replace(rt_model *one_layer, fmt_role role, qnt_tensor *t, q_err *err);
+
+/* What a run would need. */
+typedef struct cal_cost {
+    uint64_t ram;    /* bytes: largest layer, buffers, hidden states that stay in memory */
+    uint64_t disk;   /* bytes of the job directory at its largest */
+    uint64_t hidden; /* bytes of hidden states */
+    int64_t tokens;
+    int spilled; /* hidden states go to a file */
+} cal_cost;
+void cal_loop_cost(cal_cost *c, const cal_loop_opts *o);
+
+#endif

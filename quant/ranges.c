@@ -1,0 +1,63 @@
+/* Arrays of a qnt_ranges: one walk over their names serves alloc, join and free. */
+#include "quant/ranges.h"
+
+#include <string.h>
+
+#include "formats/base/q_mem.h"
+
+static int64_t k_size(const fmt_model *m)
+{
+    return m->n_kv * m->hd;
+}
+
+q_status qnt_ranges_alloc(qnt_ranges *r, const fmt_model *m, q_err *err)
+{
+    q_status st = Q_OK;
+
+    memset(r, 0, sizeof *r);
+    for (int i = 0; i < FMT_ROLES; i++) {
+        const fmt_role_row *role = fmt_role_get((fmt_role)i);
+
+        if (!role->quant)
+            continue;
+        r->in[i] = q_calloc((size_t)fmt_dim_size(role->cols, m), sizeof(float));
+        r->out[i] = q_calloc((size_t)fmt_role_rows(role, m), sizeof(float));
+        if (!r->in[i] || !r->out[i])
+            Q_FAIL(err, Q_ENOMEM, "no memory for the ranges of a layer");
+    }
+    if (!(r->k = q_calloc((size_t)k_size(m), sizeof(float))))
+        Q_FAIL(err, Q_ENOMEM, "no memory for the ranges of a layer");
+out:
+    if (st != Q_OK)
+        qnt_ranges_free(r);
+    return st;
+}
+
+void qnt_ranges_free(qnt_ranges *r)
+{
+    for (int i = 0; i < FMT_ROLES; i++) {
+        q_free(r->in[i]);
+        q_free(r->out[i]);
+    }
+    q_free(r->k);
+    memset(r, 0, sizeof *r);
+}
+
+static void join(float *into, const float *v, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        into[i] = v[i] > into[i] ? v[i] : into[i];
+}
+
+void qnt_ranges_join(qnt_ranges *into, const qnt_ranges *r, const fmt_model *m)
+{
+    for (int i = 0; i < FMT_ROLES; i++) {
+        const fmt_role_row *role = fmt_role_get((fmt_role)i);
+
+        if (!role->quant)
+            continue;
+        join(into->in[i], r->in[i], fmt_dim_size(role->cols, m));
+        join(into->out[i], r->out[i], fmt_role_rows(role, m));
+    }
+    join(into->k, r->k, k_size(m));
+}

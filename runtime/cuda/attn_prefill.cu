@@ -1,0 +1,129 @@
+/* Attention of prompts, and the operation itself: sequences with up to ATTN_FEW query rows go to
+ * the split kernel of attn_decode.cu, the others here, 64 rows a block.  One call launches both
+ * kernels when it may hold both kinds; each leaves the other's sequences alone.  Where a tile lies
+ * is found on the device, so the grid depends on the number of tokens only.  CPU twin:
+ * runtime/cpu/attn.c. */
+#include "runtime/cuda/attn_tile.cuh"
+
+/* The tile-th piece of 64 rows among the sequences; 0: there are fewer. */
+static __device__ int find_tile(const attn_args &a, int tile, attn_rows *w)
+{
+    for (int s = 0; s < a.n_seq; s++) {
+        const int token = a.q_start[s], n_tok = a.q_start[s + 1] - token, rows = n_tok * a.group;
+        const int tiles = rows <= ATTN_FEW ? 0 : (rows + ATTN_TILE - 1) / ATTN_TILE;
+
+        if (tile < tiles) {
+            tile = tiles - 1 - tile; /* the longest first */
+            w->seq = s;
+            w->head = (int)blockIdx.y;
+            w->first = tile * ATTN_TILE;
+            w->n = min(rows - w->first, ATTN_TILE);
+            w->token = token;
+            w->len = a.kv_len[s];
+            w->start = w->len - n_tok;
+            return 1;
+        }
+        tile -= tiles;
+    }
+    return 0;
+}
+
+template <int HDP, int F32>
+static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const attn_args a)
+{
+    extern __shared__ __align__(16) __half shared[];
+    attn_state<HDP> x;
+    attn_rows w;
+    int last;
+
+    cu_wait();
+    if (!find_tile(a, (int)blockIdx.x, &w))
+        return;
+    last = w.start + (w.first + w.n - 1) / a.group;
+    attend_pages<HDP, F32, 0>(x, a, w, shared, 0, last / RT_PAGE + 1);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int lane = (int)threadIdx.x % 32, r = (int)threadIdx.x / 32 * 16 + lane / 4 + 8 * h;
+        const float f = 1.0f / x.sum[h];
+
+        if (r >= w.n)
+            continue;
+#pragma unroll
+        for (int d = 0; d < HDP / 8; d++) {
+            const int at = 8 * d + lane % 4 * 2;
+
+            if (at < a.kv.hd)
+                *(__half2 *)(a.y + row_at(a, w, r) + at) =
+                    __halves2half2(cu_half(x.o[d][2 * h] * f), cu_half(x.o[d][2 * h + 1] * f));
+        }
+    }
+}
+
+template <int HDP, int F32>
+static q_status launch(const cu_be *c, const attn_args *a, int n_tok, q_err *err)
+{
+    q_status st = Q_OK;
+    const size_t shared = ATTN_SHARED(HDP, ATTN_TILE);
+    const unsigned tiles = (unsigned)((int64_t)n_tok * a->group / ATTN_TILE + a->n_seq);
+
+    CU_TRY(cudaFuncSetAttribute((attn_prefill<HDP, F32>),
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    CU_LAUNCH(c, (attn_prefill<HDP, F32>), dim3(tiles, (unsigned)a->kv.n_kv), dim3(32 * ATTN_WARPS),
+              shared, *a);
+out:
+    return st;
+}
+
+q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int f32, q_err *err)
+{
+    switch (ATTN_WIDTH(a->kv.hd)) {
+    case 64:
+        return f32 ? launch<64, 1>(c, a, n_tok, err) : launch<64, 0>(c, a, n_tok, err);
+    case 128:
+        return f32 ? launch<128, 1>(c, a, n_tok, err) : launch<128, 0>(c, a, n_tok, err);
+    default:
+        return f32 ? launch<256, 1>(c, a, n_tok, err) : launch<256, 0>(c, a, n_tok, err);
+    }
+}
+
+extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = a->m;
+    const rt_batch *b = a->b;
+    const cu_be *c = cu_of(be);
+    const fmt_dtype kv = a->kv->format->dtype;
+    const int64_t group = m->n_head / m->n_kv, heads = b->n_seq * m->n_kv;
+    attn_args x;
+
+    memset(&x, 0, sizeof x);
+    if (m->hd < 8 || m->hd > CU_MAX_HD || m->hd % 8 != 0 || m->n_head % m->n_kv != 0)
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "cuda: attention of %lld heads over %lld, width %lld: wanted a multiple of 8 up to "
+               "%d: use --device cpu",
+               (long long)m->n_head, (long long)m->n_kv, (long long)m->hd, CU_MAX_HD);
+    if (kv != FMT_F16 && kv != FMT_F32)
+        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: KV cache of type %s: wanted f16 or f32",
+               a->kv->format->name);
+    if (b->n_tok == 0)
+        goto out;
+    x.q = (const __half *)a->q;
+    x.y = (__half *)a->y;
+    x.q_start = b->q_start;
+    x.kv_len = b->kv_len;
+    x.kv = cu_pages_of(a->kv, b, a->layer);
+    x.part = c->part;
+    x.arrived = c->arrived;
+    x.scale = 1.44269504f / sqrtf((float)m->hd);
+    x.n_seq = b->n_seq;
+    x.group = (int)group;
+    /* three blocks fit an SM: one round of them, or, for many heads, several */
+    x.splits = (int)((heads <= c->sms ? 3 * c->sms : CU_UNITS) / heads);
+    x.splits = x.splits < 1 ? 1 : x.splits;
+    if (group <= ATTN_FEW)
+        Q_TRY(cu_attn_decode(c, &x, kv == FMT_F32, err));
+    if (b->n_tok > b->n_seq || group > ATTN_FEW)
+        Q_TRY(cu_attn_prefill(c, &x, b->n_tok, kv == FMT_F32, err));
+out:
+    return st;
+}

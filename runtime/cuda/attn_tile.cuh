@@ -1,0 +1,270 @@
+/* Attention of up to 64 query rows over pages of one kv head, on tensor cores, with a running
+ * softmax (Milakov and Gimelshein 2018; tiles as in Dao et al. 2022).
+ *
+ * A page (64 keys, 64 values) is a tile.  It is copied to shared memory as f16, zeros in place of
+ * what is beyond the sequence or the head width, while the tile before is computed.  Query rows are
+ * the tokens of one sequence times the heads of the group, token by token, so all rows share the
+ * keys.  Two ways to cut the work of the 4 warps:
+ *
+ *   prefill   64 rows: a warp has 16 rows and sees all keys
+ *   decode    16 rows: a warp has all rows and 16 keys of each page; the warps' results are merged
+ *
+ * Scores and sums are f32; q, k, p and v enter the products as f16.  Rows of shared memory are 8
+ * halves longer than the head, so that ldmatrix meets every bank once. */
+#ifndef ATTN_TILE_CUH
+#define ATTN_TILE_CUH
+
+#include "runtime/cuda/cu_kv.cuh"
+
+#define ATTN_WARPS 4
+#define ATTN_TILE  64 /* query rows of prefill */
+#define ATTN_FEW   16 /* query rows of decode */
+
+typedef struct attn_args {
+    const __half *q; /* [n_tok, n_head * hd] */
+    __half *y;
+    const int32_t *q_start, *kv_len;
+    cu_pages kv;
+    float *part;
+    int32_t *arrived;
+    float scale; /* log2(e) / sqrt(hd) */
+    int n_seq, group, splits;
+} attn_args;
+
+/* The rows of one sequence and kv head. */
+typedef struct attn_rows {
+    int seq, head;    /* kv head */
+    int first, n;     /* row 0 of the tile, rows of it */
+    int token, start; /* batch row and position of the sequence's first token in this call */
+    int len;          /* of the cache */
+} attn_rows;
+
+static __device__ __forceinline__ void load_matrix(uint32_t r[4], const __half *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(p)));
+}
+
+static __device__ __forceinline__ void load_matrix_turned(uint32_t r[4], const __half *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(p)));
+}
+
+/* 16 bytes to shared memory in the background; not from: zeros */
+static __device__ __forceinline__ void copy_async(__half *to, const void *from, int valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_end(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LEFT> static __device__ __forceinline__ void copy_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+/* n valid rows of hd elements into 64 rows of HDP + 8 halves */
+template <int HDP, int F32>
+static __device__ __forceinline__ void load_page(__half *to, const char *page, int n, int hd)
+{
+    const int per_row = HDP / 8;
+
+    for (int i = (int)threadIdx.x; i < RT_PAGE * per_row; i += 32 * ATTN_WARPS) {
+        const int r = i / per_row, at = i % per_row * 8, valid = r < n && at < hd;
+        __half *dst = to + r * (HDP + 8) + at;
+
+        if (F32) {
+            __align__(16) __half v[8];
+
+            for (int e = 0; e < 8; e++)
+                v[e] = cu_half(valid ? ((const float *)page)[r * hd + at + e] : 0.0f);
+            *(uint4 *)dst = *(const uint4 *)v;
+        } else {
+            copy_async(dst, valid ? page + 2 * (r * hd + at) : page, valid);
+        }
+    }
+}
+
+/* a row's address in [n_tok, n_head * hd] */
+static __device__ __forceinline__ int64_t row_at(const attn_args &a, const attn_rows &w, int r)
+{
+    const int at = w.first + r;
+    const int64_t heads = a.kv.n_kv * a.group;
+
+    return ((w.token + at / a.group) * heads + w.head * a.group + at % a.group) * a.kv.hd;
+}
+
+template <int HDP>
+static __device__ __forceinline__ void load_rows(__half *to, const attn_args &a, const attn_rows &w,
+                                                 int n)
+{
+    const int per_row = HDP / 8, hd = (int)a.kv.hd;
+
+    for (int i = (int)threadIdx.x; i < n * per_row; i += 32 * ATTN_WARPS) {
+        const int r = i / per_row, at = i % per_row * 8, valid = r < w.n && at < hd;
+
+        copy_async(to + r * (HDP + 8) + at, valid ? a.q + row_at(a, w, r) + at : a.q, valid);
+    }
+}
+
+/* What a warp knows of its 16 rows: lane l holds rows l / 4 and l / 4 + 8. */
+template <int HDP> struct attn_state {
+    float max[2], sum[2];
+    float o[HDP / 8][4];
+};
+
+/* Adds 8 KT keys of a page to the state.  k, v: rows of those keys; key0: position of the first. */
+template <int HDP, int KT>
+static __device__ __forceinline__ void attend(attn_state<HDP> &x, const __half *q, const __half *k,
+                                              const __half *v, const int limit[2], int key0,
+                                              float scale)
+{
+    const int lane = (int)threadIdx.x % 32, ld = HDP + 8;
+    float s[KT][4];
+    uint32_t p[KT][2];
+
+#pragma unroll
+    for (int t = 0; t < KT; t++)
+        s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0;
+#pragma unroll
+    for (int d = 0; d < HDP; d += 16) {
+        uint32_t a[4], b[4];
+
+        load_matrix(a, q + lane % 16 * ld + d + lane / 16 * 8);
+#pragma unroll
+        for (int t = 0; t < KT; t += 2) {
+            load_matrix(b, k + (8 * t + lane % 8 + lane / 16 * 8) * ld + d + lane / 8 % 2 * 8);
+            cu_mma(s[t], a[0], a[1], a[2], a[3], b[0], b[1]);
+            cu_mma(s[t + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float most = x.max[h], base, fade, sum = 0;
+
+#pragma unroll
+        for (int t = 0; t < KT; t++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float *v1 = &s[t][2 * h + e];
+
+                *v1 = key0 + 8 * t + lane % 4 * 2 + e <= limit[h] ? *v1 * scale : -INFINITY;
+                most = fmaxf(most, *v1);
+            }
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+        base = most == -INFINITY ? 0 : most; /* nothing seen yet: exp2(-inf), not of inf - inf */
+        fade = exp2f(x.max[h] - base);
+#pragma unroll
+        for (int t = 0; t < KT; t++) {
+            const float p0 = exp2f(s[t][2 * h] - base), p1 = exp2f(s[t][2 * h + 1] - base);
+
+            sum += p0 + p1;
+            p[t][h] = cu_as_u32(__floats2half2_rn(p0, p1));
+        }
+        x.max[h] = most;
+        x.sum[h] =
+            x.sum[h] * fade + sum; /* of this lane's keys: the four lanes add up at the end */
+#pragma unroll
+        for (int d = 0; d < HDP / 8; d++) {
+            x.o[d][2 * h] *= fade;
+            x.o[d][2 * h + 1] *= fade;
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < KT; t += 2)
+#pragma unroll
+        for (int d = 0; d < HDP; d += 16) {
+            uint32_t b[4];
+
+            load_matrix_turned(b, v + (8 * t + lane % 16) * ld + d + lane / 16 * 8);
+            cu_mma(x.o[d / 8], p[t][0], p[t][1], p[t + 1][0], p[t + 1][1], b[0], b[1]);
+            cu_mma(x.o[d / 8 + 1], p[t][0], p[t][1], p[t + 1][0], p[t + 1][1], b[2], b[3]);
+        }
+}
+
+/* Keys and values of page j of a sequence, side by side. */
+template <int HDP, int F32>
+static __device__ __forceinline__ void load_pages(__half *to, const attn_args &a,
+                                                  const attn_rows &w, int j)
+{
+    const int hd = (int)a.kv.hd, n = w.len - j * RT_PAGE;
+
+    load_page<HDP, F32>(to, cu_page(a.kv, w.seq, j, 0, w.head), n, hd);
+    load_page<HDP, F32>(to + RT_PAGE * (HDP + 8), cu_page(a.kv, w.seq, j, 1, w.head), n, hd);
+}
+
+/* Pages from .. to - 1.  shared: HDP + 8 halves a row: ROWS of q, then stages of K and V.  Decode
+ * calls it before cu_wait(): a page that holds only earlier calls' tokens is fetched while the
+ * kernel before still runs. */
+template <int HDP, int F32, int DECODE>
+static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const attn_args &a,
+                                                    const attn_rows &w, __half *shared, int from,
+                                                    int to)
+{
+    const int rows = DECODE ? ATTN_FEW : ATTN_TILE, ld = HDP + 8, stages = HDP > 128 ? 1 : 2;
+    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
+    const int early = DECODE && (from + 1) * RT_PAGE <= w.start;
+    __half *page = shared + rows * ld;
+    const __half *q = shared + (DECODE ? 0 : warp * 16 * ld);
+    int limit[2];
+
+    for (int h = 0; h < 2; h++) {
+        const int r = w.first + (DECODE ? 0 : warp * 16) + g + 8 * h;
+
+        limit[h] = w.start + r / a.group; /* rows past the end see something too; never stored */
+        x.max[h] = -INFINITY;
+        x.sum[h] = 0;
+    }
+#pragma unroll
+    for (int d = 0; d < HDP / 8; d++)
+        x.o[d][0] = x.o[d][1] = x.o[d][2] = x.o[d][3] = 0;
+    if (early)
+        load_pages<HDP, F32>(page + from % stages * 2 * RT_PAGE * ld, a, w, from);
+    if (DECODE)
+        cu_wait();
+    load_rows<HDP>(shared, a, w, rows);
+    for (int j = from - (stages - 1); j < to; j++) {
+        const int next = j + stages - 1;
+
+        if (next < to && !(early && next == from))
+            load_pages<HDP, F32>(page + next % stages * 2 * RT_PAGE * ld, a, w, next);
+        copy_end();
+        if (j < from)
+            continue;
+        copy_wait<HDP <= 128>(); /* all but the newest, or all */
+        __syncthreads();
+        {
+            const __half *k = page + j % stages * 2 * RT_PAGE * ld, *v = k + RT_PAGE * ld;
+            const int mine = DECODE ? warp * 16 : 0;
+
+            attend<HDP, DECODE ? 2 : 8>(x, q, k + mine * ld, v + mine * ld, limit,
+                                        j * RT_PAGE + mine, a.scale);
+        }
+        __syncthreads(); /* the next copy overwrites this stage */
+    }
+    for (int h = 0; h < 2; h++) {
+        x.sum[h] += __shfl_xor_sync(0xffffffffu, x.sum[h], 1);
+        x.sum[h] += __shfl_xor_sync(0xffffffffu, x.sum[h], 2);
+    }
+}
+
+#define ATTN_SHARED(hdp, rows)                                                                     \
+    (sizeof(__half) * (size_t)((hdp) + 8) * (size_t)((rows) + ((hdp) > 128 ? 1 : 2) * 2 * RT_PAGE))
+
+/* widths of the template: heads are filled up to the next one */
+#define ATTN_WIDTH(hd) ((hd) <= 64 ? 64 : (hd) <= 128 ? 128 : 256)
+
+q_status cu_attn_decode(const cu_be *c, const attn_args *a, int f32, q_err *err);
+q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int f32, q_err *err);
+
+#endif

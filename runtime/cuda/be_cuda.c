@@ -1,0 +1,323 @@
+/* The CUDA backend: opening, memory, copies, graphs.
+ *
+ * Everything runs on one stream.  copy to the device returns when the host array may be reused,
+ * which for pageable memory is what cudaMemcpyAsync does; copy to the host needs a sync before the
+ * array is read.  All scratch is made when the backend opens: about 100 MiB.
+ *
+ * A graph is what a step enqueued, captured once and replayed as one launch.  The first call of a
+ * step runs plainly, because the first launch of a kernel loads its code, which must not happen
+ * inside a capture; the second is captured. */
+#include "runtime/cuda/be_cuda.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "formats/base/q_mem.h"
+#include "runtime/cuda/cu.h"
+
+#define COPY_BYTES  ((size_t)1 << 30) /* a copy of several times the L2 */
+#define COPY_PASSES 8
+
+q_status cu_fail(q_err *err, cudaError_t e, const char *what)
+{
+    const int memory = e == cudaErrorMemoryAllocation;
+    const char *paren = strchr(what, '(');
+
+    return q_fail(err, memory ? Q_ENOMEM : Q_EFAIL, "cuda: %.*s: %s",
+                  paren ? (int)(paren - what) : 80, what, cudaGetErrorString(e));
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+q_status cu_alloc(rt_backend *be, size_t bytes, void **out, q_err *err)
+{
+    q_status st = Q_OK;
+    cu_be *c = cu_of(be);
+    size_t idle = 0, all = 0;
+    void *p = NULL;
+    cudaError_t e = cudaErrorMemoryAllocation;
+
+    if (be->n_alloc != 1)
+        e = cudaMalloc(&p, bytes ? bytes : 1);
+    if (e == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* not sticky: the next call must not see it */
+        (void)cudaMemGetInfo(&idle, &all);
+        Q_FAIL(err, Q_ENOMEM, "%s: no device memory for %zu bytes, %zu of %zu are free",
+               be->ops ? be->ops->name : "cuda", bytes, idle, all);
+    }
+    CU_TRY(e);
+    if (be->n_alloc > 1)
+        be->n_alloc--;
+    c->live++;
+    *out = p;
+out:
+    return st;
+}
+
+void cu_free(rt_backend *be, void *p)
+{
+    if (!p)
+        return;
+    (void)cudaFree(p); /* waits for the kernels that use it */
+    cu_of(be)->live--;
+}
+
+static q_status copy_cuda(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
+                          q_err *err)
+{
+    q_status st = Q_OK;
+    const enum cudaMemcpyKind kind =
+        dir == RT_TO_DEVICE ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+
+    if (bytes > 0)
+        CU_TRY(cudaMemcpyAsync(dst, src, bytes, kind, cu_of(be)->stream));
+out:
+    return st;
+}
+
+static q_status sync_cuda(rt_backend *be, q_err *err)
+{
+    q_status st = Q_OK;
+
+    CU_TRY(cudaStreamSynchronize(cu_of(be)->stream));
+out:
+    return st;
+}
+
+static uint64_t free_bytes_cuda(rt_backend *be)
+{
+    size_t idle = 0, all = 0;
+
+    (void)be;
+    return cudaMemGetInfo(&idle, &all) == cudaSuccess ? idle : 0;
+}
+
+static q_status bandwidth_cuda(rt_backend *be, double *bytes_s, q_err *err)
+{
+    q_status st = Q_OK;
+    cu_be *c = cu_of(be);
+    cudaEvent_t from = NULL, to = NULL;
+    char *p = NULL;
+    void *block = NULL;
+    float ms = 0, best = 0;
+
+    Q_TRY(cu_alloc(be, 2 * COPY_BYTES, &block, err));
+    p = block;
+    CU_TRY(cudaEventCreate(&from));
+    CU_TRY(cudaEventCreate(&to));
+    CU_TRY(cudaMemsetAsync(p, 0x5a, 2 * COPY_BYTES, c->stream));
+    for (int i = 0; i < COPY_PASSES; i++) {
+        CU_TRY(cudaEventRecord(from, c->stream));
+        CU_TRY(cudaMemcpyAsync(p, p + COPY_BYTES, COPY_BYTES, cudaMemcpyDeviceToDevice, c->stream));
+        CU_TRY(cudaEventRecord(to, c->stream));
+        CU_TRY(cudaEventSynchronize(to));
+        CU_TRY(cudaEventElapsedTime(&ms, from, to));
+        if (i > 0 && (best == 0 || ms < best)) /* the first one warms up */
+            best = ms;
+    }
+    *bytes_s = 2e3 * (double)COPY_BYTES / (double)best;
+out:
+    if (from)
+        (void)cudaEventDestroy(from);
+    if (to)
+        (void)cudaEventDestroy(to);
+    cu_free(be, block);
+    return st;
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static q_status choose_device(rt_backend *be, cu_be *c, struct cudaDeviceProp *p, q_err *err)
+{
+    q_status st = Q_OK;
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+
+    if (e != cudaSuccess || n == 0) {
+        (void)cudaGetLastError();
+        Q_FAIL(err, Q_EBACKEND, "cuda: no usable GPU (%s): check nvidia-smi, or use --device cpu",
+               e != cudaSuccess ? cudaGetErrorString(e) : "none found");
+    }
+    if (be->device < 0 || be->device >= n)
+        Q_FAIL(err, Q_EBACKEND, "cuda:%d: this machine has %d GPU%s, numbered from 0", be->device,
+               n, n == 1 ? "" : "s");
+    c->device = be->device;
+    if ((e = cudaSetDevice(c->device)) != cudaSuccess ||
+        (e = cudaGetDeviceProperties(p, c->device)) != cudaSuccess)
+        Q_FAIL(err, Q_EBACKEND, "cuda:%d: %s: use another device, or --device cpu", c->device,
+               cudaGetErrorString(e));
+    c->cc = 10 * p->major + p->minor;
+    c->sms = p->multiProcessorCount;
+    if (c->cc < 80)
+        Q_FAIL(err, Q_EBACKEND,
+               "cuda:%d: %s has compute capability %d.%d, wanted 8.0 or higher: use --device cpu",
+               c->device, p->name, p->major, p->minor);
+out:
+    return st;
+}
+
+static q_status make_scratch(rt_backend *be, q_err *err)
+{
+    q_status st = Q_OK;
+    cu_be *c = cu_of(be);
+    void *p = NULL;
+    const size_t n_pick = CU_PICK_ROWS;
+    const size_t seen = n_pick * (size_t)(CU_MAX_VOCAB / 8);
+
+#define MAKE(field, bytes)                                                                         \
+    Q_TRY(cu_alloc(be, (bytes), &p, err));                                                         \
+    c->field = p;
+    MAKE(tile, CU_TILE)
+    MAKE(workspace, CU_WORKSPACE)
+    MAKE(part, sizeof(float) * CU_UNITS * CU_UNIT_ROWS * (CU_MAX_HD + 2))
+    MAKE(arrived, sizeof(int32_t) * CU_UNITS)
+    MAKE(seen, seen)
+    MAKE(hist, sizeof(int32_t) * (size_t)CU_HIST)
+    MAKE(pick_row, n_pick * cu_pick_row_bytes())
+    MAKE(pick_max, sizeof(float) * n_pick * CU_PICK_PARTS)
+    MAKE(pick_at, sizeof(int32_t) * n_pick * CU_PICK_PARTS)
+#undef MAKE
+    if (!(c->hist_host = q_malloc(sizeof(int32_t) * (size_t)CU_HIST)))
+        Q_FAIL(err, Q_ENOMEM, "cuda: no memory for histories");
+    CU_TRY(cudaMemsetAsync(c->arrived, 0, sizeof(int32_t) * CU_UNITS, c->stream));
+    CU_TRY(cudaMemsetAsync(c->seen, 0, seen, c->stream));
+out:
+    return st;
+}
+
+static void close_cuda(rt_backend *be)
+{
+    cu_be *c = cu_of(be);
+    void *all[9];
+
+    if (!c)
+        return;
+    memcpy(all,
+           ((void *[]){ c->tile, c->workspace, c->part, c->arrived, c->seen, c->hist, c->pick_row,
+                        c->pick_max, c->pick_at }),
+           sizeof all);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        cu_free(be, all[i]);
+    q_free(c->hist_host);
+    assert(c->live == 0); /* everything else was given back before */
+    cu_lt_close(c->lt);
+    if (c->stream)
+        (void)cudaStreamDestroy(c->stream);
+    q_free(c);
+    be->impl = NULL;
+}
+
+static q_status open_cuda(rt_backend *be, q_err *err)
+{
+    q_status st = Q_OK;
+    struct cudaDeviceProp p;
+    char version[32] = "no cuBLASLt";
+    cu_be *c = q_calloc(1, sizeof *c);
+
+    if (!c)
+        Q_FAIL(err, Q_ENOMEM, "cuda: no memory");
+    be->impl = c;
+    Q_TRY(choose_device(be, c, &p, err));
+    /* a step ends with a wait of microseconds: spinning wakes up at once */
+    (void)cudaSetDeviceFlags(cudaDeviceScheduleSpin);
+    CU_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    Q_TRY(cu_lt_open(&c->lt, version, sizeof version, err));
+    Q_TRY(make_scratch(be, err));
+    CU_TRY(cudaStreamSynchronize(c->stream));
+    snprintf(be->title, sizeof be->title, "cuda:%d %.60s, %d SMs, %.0f GB, %s", c->device, p.name,
+             c->sms, (double)p.totalGlobalMem / 1e9, version);
+out:
+    if (st != Q_OK)
+        close_cuda(be);
+    return st;
+}
+
+/* ---- graphs --------------------------------------------------------------------------------- */
+
+typedef struct graph {
+    cudaGraphExec_t exec; /* NULL: ran once, plainly */
+} graph;
+
+static q_status capture(cu_be *c, graph *g, rt_step_fn step, void *user, q_err *err)
+{
+    q_status st = Q_OK;
+    cudaGraph_t made = NULL;
+    cudaError_t e;
+
+    CU_TRY(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal));
+    st = step(user, err);
+    e = cudaStreamEndCapture(c->stream, &made); /* also after an error: it ends the capture */
+    if (st != Q_OK)
+        goto out;
+    CU_TRY(e);
+    CU_TRY(cudaGraphInstantiate(&g->exec, made, 0));
+out:
+    if (made)
+        (void)cudaGraphDestroy(made);
+    return st;
+}
+
+static q_status graph_cuda(rt_backend *be, void **at, rt_step_fn step, void *user, q_err *err)
+{
+    q_status st = Q_OK;
+    cu_be *c = cu_of(be);
+    graph *g = *at;
+
+    if (!g) {
+        if (!(*at = q_calloc(1, sizeof *g)))
+            Q_FAIL(err, Q_ENOMEM, "cuda: no memory for a graph");
+        return step(user, err);
+    }
+    if (!g->exec)
+        Q_TRY(capture(c, g, step, user, err));
+    CU_TRY(cudaGraphLaunch(g->exec, c->stream));
+out:
+    return st;
+}
+
+static void ungraph_cuda(rt_backend *be, void *at)
+{
+    graph *g = at;
+
+    (void)be;
+    if (g && g->exec)
+        (void)cudaGraphExecDestroy(g->exec);
+    q_free(g);
+}
+
+void cu_launch_set(cu_launch *l, const cu_be *c, dim3 grid, dim3 block, size_t shared)
+{
+    memset(l, 0, sizeof *l);
+    l->attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    l->attr.val.programmaticStreamSerializationAllowed = 1;
+    l->config.gridDim = grid;
+    l->config.blockDim = block;
+    l->config.dynamicSmemBytes = shared;
+    l->config.stream = c->stream;
+    l->config.attrs = &l->attr;
+    l->config.numAttrs = c->cc >= 90;
+}
+
+const rt_backend_ops cuda_backend = {
+    .name = "cuda",
+    .act = FMT_F16,
+    .open = open_cuda,
+    .close = close_cuda,
+    .alloc = cu_alloc,
+    .free = cu_free,
+    .copy = copy_cuda,
+    .sync = sync_cuda,
+    .prep = cu_prep,
+    .unprep = cu_unprep,
+    .embed = cu_embed,
+    .rmsnorm = cu_rmsnorm,
+    .linear = cu_linear,
+    .qkv_rope_store = cu_qkv_rope_store,
+    .attention = cu_attention,
+    .pick = cu_pick,
+    .graph = graph_cuda,
+    .ungraph = ungraph_cuda,
+    .bandwidth = bandwidth_cuda,
+    .free_bytes = free_bytes_cuda,
+};

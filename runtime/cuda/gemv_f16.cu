@@ -1,0 +1,8 @@
+/* The matrix-vector kernel for f16 weights: gemv.cuh.  One file per scheme, to compile in parallel.
+ */
+#include "runtime/cuda/gemv.cuh"
+
+extern "C" q_status cu_gemv_f16(const cu_be *c, const cu_gemv *a, q_err *err)
+{
+    return gemv_choose<CU_F16>(c, a, err);
+}

@@ -1,0 +1,8 @@
+/* The matrix-vector kernel for w8 weights: gemv.cuh.  One file per scheme, to compile in parallel.
+ */
+#include "runtime/cuda/gemv.cuh"
+
+extern "C" q_status cu_gemv_w8(const cu_be *c, const cu_gemv *a, q_err *err)
+{
+    return gemv_choose<CU_W8>(c, a, err);
+}
