@@ -1,7 +1,10 @@
 /* Options of programs that calibrate. */
 #include "calibrate/cal_cli.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#include "formats/base/q_file.h"
 
 enum {
     KEY_DATA = 0x700,
@@ -13,7 +16,9 @@ enum {
     KEY_DEVICE,
     KEY_MAX_RAM,
     KEY_RESUME,
-    KEY_NO_RESUME
+    KEY_NO_RESUME,
+    KEY_STATS,
+    KEY_SAVE
 };
 
 static const struct argp_option options[] = {
@@ -25,6 +30,8 @@ static const struct argp_option options[] = {
     { "calib-seq-len", KEY_SEQ_LEN, "N", 0, "Tokens of a sample at most (default 2048)", 0 },
     { "calib-shuffle", KEY_SHUFFLE, 0, 0, "Draw the samples with --seed (default: the first ones)",
       0 },
+    { "stats", KEY_STATS, "FILE", 0, "Take the statistics of FILE instead of calibrating", 0 },
+    { "save-stats", KEY_SAVE, "FILE", 0, "Keep the statistics for other commands", 0 },
     { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: what the files say)", 0 },
     { "device", KEY_DEVICE, "NAME", 0, "auto (default), cpu, cuda, cuda:N", 0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
@@ -42,7 +49,8 @@ void cal_cli_init(cal_cli_opts *o)
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-    cal_run_opts *o = &((cal_cli_opts *)state->input)->run;
+    cal_cli_opts *c = state->input;
+    cal_run_opts *o = &c->run;
 
     switch (key) {
     case KEY_DATA:
@@ -64,6 +72,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_CHAT:
         o->chat_format = arg;
         return 0;
+    case KEY_STATS:
+        c->stats = arg;
+        return 0;
+    case KEY_SAVE:
+        c->save = arg;
+        return 0;
     case KEY_DEVICE:
         o->device = arg;
         return 0;
@@ -82,3 +96,68 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 const struct argp cal_argp = { .options = options, .parser = parse };
+
+q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
+                        const char *output, const volatile sig_atomic_t *stop, int force,
+                        q_err *err)
+{
+    q_status st = Q_OK;
+    cal_run r = { 0 };
+    cal_ranges ranges = { 0 };
+    char *job = NULL;
+
+    if (o->stats)
+        return cal_stats_read(o->stats, fmt_src_model(src), out, err);
+    if (!(job = q_format("%s.job", output)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
+    o->run.threads = cli->threads;
+    o->run.data.seed = cli->seed;
+    o->run.job_dir = job;
+    o->run.tool = "qwenkit " Q_VERSION;
+    o->run.stop = stop;
+    o->run.log = &cli->log;
+    Q_TRY(cal_run_open(&r, src, &o->run, err));
+    Q_TRY(cal_run_ranges(&r, &ranges, err));
+    if (o->save)
+        Q_TRY(cal_stats_write(o->save, force, &r.info, ranges.layer, err));
+    *out = ranges.layer;
+    ranges.layer = NULL;
+out:
+    cal_ranges_close(&ranges);
+    cal_run_close(&r);
+    q_free(job);
+    o->run.job_dir = NULL;
+    return st;
+}
+
+q_status cal_cli_done(const char *output, q_err *err)
+{
+    q_status st = Q_OK;
+    char *job = q_format("%s.job", output);
+
+    if (!job)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
+    Q_TRY(q_dir_remove(job, err));
+out:
+    q_free(job);
+    return st;
+}
+
+q_status cal_cli_dry_run(cal_cli_opts *o, const fmt_src *src, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_run r = { 0 };
+    cal_cost c;
+
+    if (o->stats)
+        return Q_OK;
+    Q_TRY(cal_run_open(&r, src, &o->run, err));
+    cal_run_cost(&c, &r);
+    printf("calibration: %zu samples, %lld tokens, hidden states %.2f GB%s, %.2f GB of memory, "
+           "%.2f GB of job directory\n",
+           r.data.n, (long long)c.tokens, (double)c.hidden * 1e-9, c.spilled ? " in files" : "",
+           (double)c.ram * 1e-9, (double)c.disk * 1e-9);
+out:
+    cal_run_close(&r);
+    return st;
+}

@@ -4,8 +4,9 @@
  *     cal_cli_init(&o.cal);                                    on ARGP_KEY_INIT
  *     state->child_inputs[0] = &o.cal;  state->child_inputs[1] = &o.cli;
  *
- * The group: --calib-data --calib-prompt --calib-samples --calib-seq-len --calib-shuffle
- * --chat-format --device --max-ram --no-resume.  Only programs include this file. */
+ * The group: --calib-data --calib-prompt --calib-samples --calib-seq-len --calib-shuffle --stats
+ * --save-stats --chat-format --device --max-ram --resume --no-resume.  Only programs include this
+ * file. */
 #ifndef CAL_CAL_CLI_H
 #define CAL_CAL_CLI_H
 
@@ -13,11 +14,21 @@
 #include "formats/base/q_cli.h"
 
 typedef struct cal_cli_opts {
-    cal_run_opts run; /* data, chat_format, device, max_ram, no_resume are set by options */
+    cal_run_opts run;         /* data, chat_format, device, max_ram, no_resume are set by options */
+    const char *stats, *save; /* statistics files to read, to write */
 } cal_cli_opts;
 
 extern const struct argp cal_argp;
 
 void cal_cli_init(cal_cli_opts *o);
+
+/* The ranges of src: of the file --stats, else from a calibration with <output>.job, which stays
+ * until cal_cli_done.  *out [layers], freed with cal_stats_free.  force: of --save-stats. */
+q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
+                        const char *output, const volatile sig_atomic_t *stop, int force,
+                        q_err *err);
+q_status cal_cli_done(const char *output, q_err *err);
+/* One line of memory, disk and tokens on stdout; nothing with --stats. */
+q_status cal_cli_dry_run(cal_cli_opts *o, const fmt_src *src, q_err *err);
 
 #endif

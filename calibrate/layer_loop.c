@@ -10,10 +10,9 @@
 #include "calibrate/step.h"
 #include "quant/load.h"
 
-#define EVERY_LAYER                                                                                \
-    ((uint64_t)1 << 30) /* hidden states up to here are stored after every layer                   \
-                         */
-#define SELDOM 8        /* above: after every eighth */
+/* Hidden states up to so many bytes are stored after every layer, above after every eighth. */
+#define EVERY_LAYER ((uint64_t)1 << 30)
+#define SELDOM      8
 
 typedef struct loop {
     const cal_loop_opts *o;
@@ -29,11 +28,6 @@ typedef struct loop {
 static uint64_t hidden_bytes(const cal_loop_opts *o)
 {
     return (uint64_t)o->data->ids.n * (uint64_t)fmt_src_model(o->src)->hid * sizeof(float);
-}
-
-static int spills(const cal_loop_opts *o)
-{
-    return o->job && o->max_ram && hidden_bytes(o) > o->max_ram;
 }
 
 static q_status check_stop(const cal_loop_opts *o, q_err *err)
@@ -162,15 +156,62 @@ out:
     return st;
 }
 
+/* A layer while it is packed is there twice. */
+static uint64_t layer_bytes(const cal_loop_opts *o)
+{
+    const fmt_model *m = fmt_src_model(o->src);
+    uint64_t bytes = 0;
+
+    for (int r = 0; r < FMT_ROLES; r++) {
+        const fmt_role_row *role = fmt_role_get((fmt_role)r);
+
+        if (role->quant)
+            bytes +=
+                (uint64_t)(fmt_role_rows(role, m) * fmt_dim_size(role->cols, m)) *
+                fmt_dtype_bytes(fmt_src_dtype(o->src, (fmt_ref){ (fmt_role)r, 0, FMT_WEIGHT }));
+    }
+    return 2 * bytes;
+}
+
+void cal_loop_cost(cal_cost *c, const cal_loop_opts *o)
+{
+    const uint64_t fixed =
+        layer_bytes(o) + cal_step_bytes(fmt_src_model(o->src), o->data, o->max_tok);
+
+    memset(c, 0, sizeof *c);
+    c->tokens = (int64_t)o->data->ids.n;
+    c->hidden = hidden_bytes(o);
+    c->spilled = o->max_ram && fixed + c->hidden > o->max_ram;
+    c->ram = fixed + (c->spilled ? 0 : c->hidden);
+    c->disk = 2 * c->hidden;
+}
+
+static q_status check_budget(int *spilled, const cal_loop_opts *o, q_err *err)
+{
+    cal_cost c;
+
+    cal_loop_cost(&c, o);
+    *spilled = c.spilled && o->job;
+    if (o->max_ram && c.ram > o->max_ram)
+        return q_fail(
+            err, Q_ECONFIG,
+            "a layer and its buffers need %llu bytes, --max-ram allows %llu: allow more, or "
+            "use shorter samples",
+            (unsigned long long)c.ram, (unsigned long long)o->max_ram);
+    return Q_OK;
+}
+
 q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     loop l = { .o = o, .m = fmt_src_model(o->src) };
+    int spilled = 0;
 
     assert(o->client->observe && o->client->done);
     l.progress = q_progress_open(o->log, "calibrating",
                                  (uint64_t)l.m->layers * (uint64_t)o->data->ids.n, "tokens");
-    Q_TRY(cal_hidden_open(&l.hidden, (int64_t)o->data->ids.n, l.m->hid, spills(o), err));
+    Q_TRY(check_budget(&spilled, o, err));
+    Q_TRY(cal_hidden_open(&l.hidden, (int64_t)o->data->ids.n, l.m->hid, spilled, err));
     Q_TRY(resume(&l, err));
     if (l.at < l.m->layers)
         Q_TRY(cal_step_open(&l.step, o->be, l.m, o->data, o->max_tok, err));
@@ -190,25 +231,4 @@ q_status cal_replace(rt_model *one, fmt_role role, qnt_tensor *t, q_err *err)
     one->be->ops->unprep(one->be, w);
     *w = (rt_weight){ 0 };
     return one->be->ops->prep(one->be, t, w, err);
-}
-
-void cal_loop_cost(cal_cost *c, const cal_loop_opts *o)
-{
-    const fmt_model *m = fmt_src_model(o->src);
-    uint64_t layer = 0;
-
-    memset(c, 0, sizeof *c);
-    for (int r = 0; r < FMT_ROLES; r++) {
-        const fmt_role_row *role = fmt_role_get((fmt_role)r);
-
-        if (role->quant)
-            layer +=
-                (uint64_t)fmt_role_rows(role, m) * (uint64_t)fmt_dim_size(role->cols, m) *
-                fmt_dtype_bytes(fmt_src_dtype(o->src, (fmt_ref){ (fmt_role)r, 0, FMT_WEIGHT }));
-    }
-    c->tokens = (int64_t)o->data->ids.n;
-    c->hidden = hidden_bytes(o);
-    c->spilled = spills(o);
-    c->ram = 2 * layer + cal_step_bytes(m, o->data, o->max_tok) + (c->spilled ? 0 : c->hidden);
-    c->disk = o->job ? 2 * c->hidden : 0;
 }

@@ -5,8 +5,8 @@
  *     Q_TRY(cal_loop_run(&o, err));
  *
  * The weights of one layer are resident, and the hidden states of all samples between two layers:
- * in memory, or in a file of the job directory when they exceed max_ram.  Layer 0 sees the rows of
- * the embedding, read from the source.  Every layer is at most two passes over the samples:
+ * in memory, or in a file of the job directory when max_ram cannot hold them.  Layer 0 sees the
+ * rows of the embedding, read from the source.  Every layer is at most two passes over the samples:
  *
  *     pass 0   when the client asks for it: a forward whose result is thrown away; at its end the
  *              client may replace weights of the layer (GPTQ, AWQ)
@@ -68,12 +68,14 @@ typedef struct cal_loop_opts {
     const cal_client *client;
     cal_job *job;     /* NULL: not resumable, hidden states in memory */
     int64_t max_tok;  /* tokens of one step; 0: 2048.  A longer sample is one step */
-    uint64_t max_ram; /* bytes of hidden states in memory; 0: no limit */
+    uint64_t max_ram; /* bytes in all; hidden states that do not fit go to files of the job; 0: no
+                       * limit */
     const volatile sig_atomic_t *stop; /* not 0: end with Q_ECANCEL after this step; may be NULL */
     const q_log *log;
 } cal_loop_opts;
 
-/* Errors: those of the source, the backend and the client; Q_ECANCEL; Q_ENOMEM. */
+/* Errors: those of the source, the backend and the client; Q_ECONFIG (max_ram cannot hold one layer
+ * and its buffers); Q_ECANCEL; Q_ENOMEM. */
 q_status cal_loop_run(const cal_loop_opts *o, q_err *err);
 
 /* For `change`: the weight of a role in the resident layer becomes *t, which is left empty. */

@@ -132,7 +132,7 @@ q_status cal_step_open(cal_step *s, rt_backend *be, const fmt_model *m, const ca
     size_steps(s, &pages);
     seen = (size_t)(s->max_tok * widest(m));
     Q_TRY(alloc_batch(s, err));
-    Q_TRY(rt_kv_open(&s->pool, be, &s->m, "f32", pages, err));
+    Q_TRY(rt_kv_open(&s->pool, be, &s->m, "f32", pages, NULL, err));
     Q_TRY(rt_work_open(&s->work, &shape, s->max_tok, 1, err));
     s->work_open = 1;
     Q_TRY(be->ops->alloc(be, seen * fmt_dtype_bytes(be->ops->act), &s->scratch, err));

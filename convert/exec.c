@@ -9,6 +9,7 @@
 #include "convert/item.h"
 #include "convert/outdir.h"
 #include "convert/pool.h"
+#include "convert/sq_layer.h"
 #include "formats/base/q_file.h"
 
 #define COPY_BYTES ((size_t)1 << 20)
@@ -16,6 +17,8 @@
 typedef struct run {
     const cvt_plan *p;
     const cvt_run_opts *o;
+    cvt_sq *sq;    /* of plans that make files, else NULL */
+    size_t first;  /* item that job 0 stands for */
     cvt_worker *w; /* [p->opt.threads], n_workers of them initialised */
     int n_workers;
     cvt_outcome *done; /* [p->n_items] */
@@ -55,14 +58,15 @@ static void warn(const run *r, const char *name, cvt_odd *odd)
     memset(odd, 0, sizeof *odd);
 }
 
-/* One warning for each tensor: its files and segments follow one another in the plan. */
+/* One warning for each tensor: its files and segments follow one another in the plan.  A smoothed
+ * layer has no odd values: they stopped it. */
 static void report_values(cvt_result *res, const run *r)
 {
     const char *last = "";
     cvt_odd sum = { 0 };
 
     for (size_t i = 0; i < r->p->n_items; i++)
-        for (int k = 0; k < r->p->item[i].file.n_seg; k++) {
+        for (int k = 0; r->p->item[i].origin == CVT_SOURCE && k < r->p->item[i].file.n_seg; k++) {
             const cvt_odd odd = r->done[i].seg[k];
             const char *name = tensor_name(r, i, k);
 
@@ -77,13 +81,15 @@ static void report_values(cvt_result *res, const run *r)
     warn(r, last, &sum);
 }
 
-static q_status convert_one(void *self, int thread, size_t i, q_err *err)
+static q_status convert_one(void *self, int thread, size_t job, q_err *err)
 {
     run *r = self;
+    const size_t i = r->first + job;
+    const int judged = r->o->strict && r->p->item[i].origin == CVT_SOURCE;
     char text[Q_ERR_MSG];
     q_status st = cvt_item_convert(&r->w[thread], i, &r->done[i], err);
 
-    for (int k = 0; st == Q_OK && r->o->strict && k < r->p->item[i].file.n_seg; k++)
+    for (int k = 0; st == Q_OK && judged && k < r->p->item[i].file.n_seg; k++)
         if (describe(text, sizeof text, r, tensor_name(r, i, k), &r->done[i].seg[k]))
             st = q_fail(err, Q_EFORMAT, "%s (--strict)", text);
     return st;
@@ -208,8 +214,11 @@ static q_status start(run *r, const cvt_outdir *d, q_err *err)
     r->w = q_calloc((size_t)p->opt.threads, sizeof *r->w);
     if (!r->done || !r->w)
         Q_FAIL(err, Q_ENOMEM, "no memory for %zu hashes", p->n_items);
+    if (cvt_plan_makes(p))
+        Q_TRY(cvt_sq_open(&r->sq, p, err));
     for (; r->n_workers < p->opt.threads; r->n_workers++)
-        cvt_worker_init(&r->w[r->n_workers], p, cvt_outdir_fd(d), cvt_outdir_part(d), r->progress);
+        cvt_worker_init(&r->w[r->n_workers], p, r->sq, cvt_outdir_fd(d), cvt_outdir_part(d),
+                        r->progress);
     for (int t = 0; t < r->n_workers; t++)
         Q_TRY(cvt_worker_alloc(&r->w[t], err));
 out:
@@ -222,10 +231,42 @@ static void finish(run *r)
         return;
     for (int t = 0; t < r->n_workers; t++)
         cvt_worker_free(&r->w[t]);
+    cvt_sq_close(r->sq);
     q_progress_close(r->progress);
     q_free(r->w);
     q_free(r->done);
     q_free(r);
+}
+
+/* n items from r->first on. */
+static q_status convert_some(run *r, size_t n, q_err *err)
+{
+    return cvt_pool_run(&(cvt_pool){ .n = n,
+                                     .threads = r->p->opt.threads,
+                                     .stop = r->o->stop,
+                                     .job = convert_one,
+                                     .self = r },
+                        err);
+}
+
+/* Everything at once, or, when layers are made, one after another. */
+static q_status convert_all(run *r, q_err *err)
+{
+    q_status st = Q_OK;
+    const cvt_plan *p = r->p;
+    const int64_t layers = fmt_src_model(p->src)->layers;
+    const size_t per_layer = (p->n_items - p->n_shared) / (size_t)layers;
+
+    if (!r->sq)
+        return convert_some(r, p->n_items, err);
+    Q_TRY(convert_some(r, p->n_shared, err));
+    for (int64_t l = 0; l < layers; l++) {
+        Q_TRY(cvt_sq_load(r->sq, l, r->o->stop, err));
+        r->first = p->n_shared + (size_t)l * per_layer;
+        Q_TRY(convert_some(r, per_layer, err));
+    }
+out:
+    return st;
 }
 
 q_status cvt_run(cvt_result *res, const cvt_plan *p, const cvt_run_opts *o, q_err *err)
@@ -245,12 +286,7 @@ q_status cvt_run(cvt_result *res, const cvt_plan *p, const cvt_run_opts *o, q_er
     if (!(res->path = q_strdup(cvt_outdir_path(d))))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->out);
     Q_TRY(start(r, d, err));
-    Q_TRY(cvt_pool_run(&(cvt_pool){ .n = p->n_items,
-                                    .threads = p->opt.threads,
-                                    .stop = o->stop,
-                                    .job = convert_one,
-                                    .self = r },
-                       err));
+    Q_TRY(convert_all(r, err));
     Q_TRY(check_stop(o, err));
     for (int t = 0; t < r->n_workers; t++)
         Q_TRY(cvt_sink_flush(&r->w[t].sink, err));

@@ -39,7 +39,7 @@ static uint64_t count_nonfinite(const void *p, fmt_dtype type, size_t n)
     return bad;
 }
 
-void cvt_worker_init(cvt_worker *w, const cvt_plan *p, int dirfd, const char *dir,
+void cvt_worker_init(cvt_worker *w, const cvt_plan *p, const cvt_sq *sq, int dirfd, const char *dir,
                      q_progress *progress)
 {
     struct rlimit r = { .rlim_cur = 2 * OPEN_FILES };
@@ -47,6 +47,7 @@ void cvt_worker_init(cvt_worker *w, const cvt_plan *p, int dirfd, const char *di
 
     memset(w, 0, sizeof *w);
     w->p = p;
+    w->sq = sq;
     w->progress = progress;
     getrlimit(RLIMIT_NOFILE, &r); /* half of the descriptors: the source needs some too */
     lag = (int)(r.rlim_cur / 2 < OPEN_FILES ? r.rlim_cur / 2 : OPEN_FILES) / p->opt.threads;
@@ -80,22 +81,26 @@ static size_t box_elements(fmt_box b)
     return (size_t)((b.n1 - b.n0) * (b.k1 - b.k0));
 }
 
-/* Reads a box that fits into the strip buffer; *out has the stored type and belongs to w. */
+/* A box that fits into the strip buffer, in the type of the file; *out belongs to w. */
 static q_status load(const void **out, cvt_worker *w, const cvt_item *it, fmt_box box, cvt_odd *odd,
                      q_err *err)
 {
     q_status st = Q_OK;
     const size_t n = box_elements(box);
-    const fmt_dtype store = w->p->opt.store;
+    const fmt_dtype to = it->file.dtype;
+    char *cast = it->from == to ? w->raw : w->cast;
 
-    Q_TRY(fmt_src_read(w->p->src, it->file.ref, box, w->raw, err));
-    odd->nonfinite += count_nonfinite(w->raw, it->from, n);
-    *out = w->raw;
-    if (it->from != store) {
-        fmt_convert(w->cast, store, w->raw, it->from, n, &odd->clipped);
-        *out = w->cast;
+    if (it->origin == CVT_LAYER) {
+        cvt_sq_box(w->sq, &it->file, box, cast);
+    } else {
+        Q_TRY(fmt_src_read(w->p->src, it->file.ref, box, w->raw, err));
+        if (fmt_dtype_is_float(to))
+            odd->nonfinite += count_nonfinite(w->raw, it->from, n);
+        if (it->from != to)
+            fmt_convert(cast, to, w->raw, it->from, n, &odd->clipped);
     }
-    q_progress_add(w->progress, n * fmt_dtype_bytes(store));
+    *out = cast;
+    q_progress_add(w->progress, n * fmt_dtype_bytes(to));
 out:
     return st;
 }
@@ -105,7 +110,7 @@ static q_status stream(cvt_worker *w, const cvt_item *it, int seg, cvt_odd *odd,
     q_status st = Q_OK;
     const fmt_box all = it->file.seg[seg].box;
     const int64_t step = cvt_plan_step(w->p, it, seg);
-    const size_t es = fmt_dtype_bytes(w->p->opt.store);
+    const size_t es = fmt_dtype_bytes(it->file.dtype);
     const void *p;
 
     for (int64_t n = all.n0; n < all.n1; n += step) {
@@ -124,9 +129,9 @@ static q_status turn(cvt_worker *w, const cvt_item *it, int seg, cvt_odd *odd, q
     q_status st = Q_OK;
     const fmt_ft_seg *s = &it->file.seg[seg];
     const int64_t step = cvt_plan_step(w->p, it, seg), cols = it->file.cols;
-    const int along_k = w->p->along_k;
+    const int along_k = cvt_plan_along_k(w->p, it);
     const int64_t end = along_k ? s->box.k1 : s->box.n1;
-    const size_t es = fmt_dtype_bytes(w->p->opt.store);
+    const size_t es = fmt_dtype_bytes(it->file.dtype);
     const void *p;
 
     for (int64_t at = along_k ? s->box.k0 : s->box.n0; at < end; at += step) {
@@ -143,13 +148,31 @@ out:
     return st;
 }
 
+static q_status scales(cvt_worker *w, const cvt_item *it, q_err *err)
+{
+    q_status st = Q_OK;
+    float *v = q_malloc((size_t)it->bytes);
+
+    if (!v)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %llu bytes", it->file.name,
+               (unsigned long long)it->bytes);
+    cvt_sq_scales(w->sq, &it->file, v);
+    Q_TRY(cvt_sink_write(&w->sink, v, (size_t)it->bytes, err));
+    q_progress_add(w->progress, it->bytes);
+out:
+    q_free(v);
+    return st;
+}
+
 q_status cvt_item_convert(cvt_worker *w, size_t i, cvt_outcome *done, q_err *err)
 {
     q_status st = Q_OK;
     const cvt_item *it = &w->p->item[i];
 
     Q_TRY(cvt_sink_open(&w->sink, it->file.name, err));
-    for (int k = 0; k < it->file.n_seg; k++)
+    if (it->origin == CVT_SCALES)
+        Q_TRY(scales(w, it, err));
+    for (int k = 0; it->origin != CVT_SCALES && k < it->file.n_seg; k++)
         Q_TRY((it->file.transposed ? turn : stream)(w, it, k, &done->seg[k], err));
     if (it->file.transposed)
         Q_TRY(cvt_sink_write(&w->sink, w->turned, (size_t)it->bytes, err));

@@ -1,7 +1,7 @@
 /* Converting one file of a plan.
  *
  *     cvt_worker w;
- *     cvt_worker_init(&w, plan, dirfd, "out/.1-gpu.part", progress);
+ *     cvt_worker_init(&w, plan, NULL, dirfd, "out/.1-gpu.part", progress);
  *     Q_TRY(cvt_worker_alloc(&w, err));
  *     Q_TRY(cvt_item_convert(&w, i, &done, err)); ...
  *     Q_TRY(cvt_sink_flush(&w.sink, err));
@@ -17,10 +17,12 @@
 
 #include "convert/plan.h"
 #include "convert/sink.h"
+#include "convert/sq_layer.h"
 #include "formats/base/q_log.h"
 
 typedef struct cvt_worker {
     const cvt_plan *p;
+    const cvt_sq *sq;     /* borrowed; for items whose origin is not the source */
     q_progress *progress; /* borrowed; bytes written */
     char *raw, *cast, *turned;
     cvt_sink sink;
@@ -38,12 +40,14 @@ typedef struct cvt_outcome {
     cvt_odd seg[FMT_MAX_PIECES]; /* by segment of the file: pieces may be tensors of their own */
 } cvt_outcome;
 
-void cvt_worker_init(cvt_worker *w, const cvt_plan *p, int dirfd, const char *dir,
+/* sq may be NULL for plans that make nothing. */
+void cvt_worker_init(cvt_worker *w, const cvt_plan *p, const cvt_sq *sq, int dirfd, const char *dir,
                      q_progress *progress);
 q_status cvt_worker_alloc(cvt_worker *w, q_err *err);
 void cvt_worker_free(cvt_worker *w);
 
-/* Item i of the plan, written and closed.  *done is zero before. */
+/* Item i of the plan, written and closed; its layer is the one that sq holds, when its origin is
+ * not the source.  *done is zero before. */
 q_status cvt_item_convert(cvt_worker *w, size_t i, cvt_outcome *done, q_err *err);
 
 #endif

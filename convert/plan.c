@@ -3,7 +3,7 @@
  * Memory.  A thread has a strip of the source, the same strip after the cast when the types differ,
  * and the whole of a transposed file: its rows are complete only when the last strip has arrived.
  * All together stay below twice the largest tensor plus 256 MiB; more threads than that allows are
- * not started. */
+ * not started.  A smoothed layer stands beside them in f32. */
 #include "convert/plan.h"
 
 #include <assert.h>
@@ -16,13 +16,15 @@
 #include <sys/stat.h>
 
 #include "convert/pool.h"
+#include "convert/sq_layer.h"
 #include "formats/base/q_file.h"
 #include "formats/ft_dir.h"
+#include "quant/smooth.h"
 
 #define STRIP_BYTES ((size_t)1 << 20)
 #define SLACK_BYTES ((uint64_t)256 << 20)
-#define SELF_BYTES  ((uint64_t)3 << 20) /* program, libraries, tables: measured, 2 to 4 MiB */
-#define BLOCK       4096                /* of a file system: the last block of a file counts */
+#define SELF_BYTES  ((uint64_t)10 << 20) /* program, libraries, tables: measured, 9 to 10 MiB */
+#define BLOCK       4096                 /* of a file system: the last block of a file counts */
 
 static int has_suffix(const char *name, const char *suffix)
 {
@@ -119,6 +121,42 @@ out:
     return st;
 }
 
+int cvt_plan_makes(const cvt_plan *p)
+{
+    return p->opt.smooth || p->opt.kv_scales;
+}
+
+int cvt_plan_smooths(const cvt_plan *p, fmt_role role)
+{
+    return p->opt.smooth &&
+           (fmt_role_get(role)->quant || role == FMT_ATTN_NORM || role == FMT_FFN_NORM);
+}
+
+fmt_ref cvt_plan_source(const cvt_item *it)
+{
+    fmt_ref ref = it->file.ref;
+
+    if (it->origin == CVT_LAYER && ref.part != FMT_BIAS)
+        ref.part = FMT_WEIGHT;
+    return ref;
+}
+
+static cvt_origin origin_of(const cvt_plan *p, fmt_ref ref)
+{
+    switch (ref.part) {
+    case FMT_WEIGHT:
+    case FMT_BIAS:
+    case FMT_CODES:
+    case FMT_CODES_COL:
+        return cvt_plan_smooths(p, ref.role) ? CVT_LAYER : CVT_SOURCE;
+    case FMT_K_SCALE:
+    case FMT_V_SCALE:
+        return cvt_plan_makes(p) ? CVT_SCALES : CVT_SOURCE; /* smoothing changes V */
+    default:
+        return p->opt.smooth || !fmt_src_has(p->src, ref) ? CVT_SCALES : CVT_SOURCE;
+    }
+}
+
 static q_status list_items(cvt_plan *p, q_err *err)
 {
     q_status st = Q_OK;
@@ -126,20 +164,28 @@ static q_status list_items(cvt_plan *p, q_err *err)
     fmt_ft_file f;
     size_t n = 0;
 
-    while (fmt_ft_file_at(&f, m, p->opt.ranks, n))
+    while (fmt_ft_file_at(&f, m, &p->layout, n))
         n++;
     if (!(p->item = q_calloc(n, sizeof *p->item)))
         Q_FAIL(err, Q_ENOMEM, "no memory for a plan of %zu files", n);
     for (; p->n_items < n; p->n_items++) {
         cvt_item *it = &p->item[p->n_items];
 
-        fmt_ft_file_at(&it->file, m, p->opt.ranks, p->n_items);
-        it->from = fmt_src_dtype(p->src, it->file.ref);
+        fmt_ft_file_at(&it->file, m, &p->layout, p->n_items);
+        it->origin = origin_of(p, it->file.ref);
+        it->from = it->origin == CVT_SCALES ? FMT_F32 : fmt_src_dtype(p->src, cvt_plan_source(it));
         it->bytes =
-            (uint64_t)it->file.rows * (uint64_t)it->file.cols * fmt_dtype_bytes(p->opt.store);
+            (uint64_t)it->file.rows * (uint64_t)it->file.cols * fmt_dtype_bytes(it->file.dtype);
+        p->n_shared += !fmt_role_get(it->file.ref.role)->per_layer;
     }
 out:
     return st;
+}
+
+int cvt_plan_along_k(const cvt_plan *p, const cvt_item *it)
+{
+    return it->file.transposed && it->origin == CVT_SOURCE &&
+           strcmp(fmt_src_kind(p->src), "ft") == 0;
 }
 
 /* Elements of a box in the direction that a strip keeps whole. */
@@ -147,13 +193,13 @@ static int64_t strip_width(const cvt_plan *p, const cvt_item *it, int seg)
 {
     const fmt_box b = it->file.seg[seg].box;
 
-    return it->file.transposed && p->along_k ? b.n1 - b.n0 : b.k1 - b.k0;
+    return cvt_plan_along_k(p, it) ? b.n1 - b.n0 : b.k1 - b.k0;
 }
 
 int64_t cvt_plan_step(const cvt_plan *p, const cvt_item *it, int seg)
 {
     const fmt_box b = it->file.seg[seg].box;
-    const int64_t along = it->file.transposed && p->along_k ? b.k1 - b.k0 : b.n1 - b.n0;
+    const int64_t along = cvt_plan_along_k(p, it) ? b.k1 - b.k0 : b.n1 - b.n0;
     const int64_t width = strip_width(p, it, seg);
     int64_t step = (int64_t)(STRIP_BYTES / fmt_dtype_bytes(it->from)) / width;
 
@@ -169,12 +215,13 @@ static void size_buffers(cvt_plan *p)
     for (size_t i = 0; i < p->n_items; i++) {
         const cvt_item *it = &p->item[i];
         const uint64_t source =
-            it->bytes / fmt_dtype_bytes(p->opt.store) * fmt_dtype_bytes(it->from);
+            it->bytes / fmt_dtype_bytes(it->file.dtype) * fmt_dtype_bytes(it->from);
 
         for (int k = 0; k < it->file.n_seg; k++) {
             const size_t n = (size_t)(cvt_plan_step(p, it, k) * strip_width(p, it, k));
             const size_t strip = n * fmt_dtype_bytes(it->from);
-            const size_t cast = it->from == p->opt.store ? 0 : n * fmt_dtype_bytes(p->opt.store);
+            const size_t cast =
+                it->from == it->file.dtype ? 0 : n * fmt_dtype_bytes(it->file.dtype);
 
             p->strip = strip > p->strip ? strip : p->strip;
             p->cast = cast > p->cast ? cast : p->cast;
@@ -189,7 +236,7 @@ static void size_buffers(cvt_plan *p)
         p->opt.threads--;
     if ((size_t)p->opt.threads > p->n_items)
         p->opt.threads = (int)p->n_items;
-    p->memory = (uint64_t)p->opt.threads * per_thread + SELF_BYTES;
+    p->memory = (uint64_t)p->opt.threads * per_thread + SELF_BYTES + cvt_sq_bytes(p);
 }
 
 int cvt_plan_kv_copies(const cvt_plan *p)
@@ -223,6 +270,30 @@ out:
     return st;
 }
 
+/* What the source has stays, what is asked for comes. */
+static q_status set_layout(cvt_plan *p, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(p->src);
+    const cvt_plan_opts *o = &p->opt;
+
+    p->layout = *fmt_src_layout(p->src);
+    p->layout.ranks = o->ranks;
+    p->layout.store = o->store;
+    if (o->smooth && (p->layout.sets & FMT_FT_W8A8))
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s: is smoothed already: start from the checkpoint",
+               fmt_src_dir(p->src));
+    if (o->smooth && !(o->alpha >= 0 && o->alpha <= 1))
+        Q_FAIL(err, Q_EARG, "smoothquant %g: wanted 0 to 1", o->alpha);
+    for (int64_t l = 0; o->ranges && l < m->layers; l++)
+        Q_TRY(qnt_smooth_check(&o->ranges[l], m, l, err));
+    if (o->smooth)
+        p->layout.alpha = o->alpha;
+    p->layout.sets |= (o->smooth ? FMT_FT_W8A8 : 0) | (o->kv_scales ? FMT_FT_KV8 : 0);
+out:
+    return st;
+}
+
 q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err)
 {
     q_status st = Q_OK;
@@ -234,12 +305,11 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
         Q_FAIL(err, Q_ENOMEM, "no memory for a plan");
     p->src = src;
     p->opt = *o;
-    p->along_k = strcmp(fmt_src_kind(src), "ft") == 0;
     snprintf(p->name, sizeof p->name, "%d-gpu", o->ranks);
+    Q_TRY(set_layout(p, err));
     Q_TRY(list_items(p, err));
     Q_TRY(list_copies(p, err));
-    Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->model_type, o->ranks,
-                             o->store, err));
+    Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->model_type, &p->layout, err));
     Q_TRY(measure_manifest(p, &p->bytes, err));
     p->bytes += p->ini.size;
     for (size_t i = 0; i < p->n_items; i++)

@@ -21,18 +21,30 @@
 #include "formats/ft_names.h"
 #include "formats/json.h"
 #include "formats/source.h"
+#include "quant/ranges.h"
 
 typedef struct cvt_plan_opts {
     int ranks; /* T, at least 1 */
     fmt_dtype store;
     int threads; /* 1 .. CVT_MAX_THREADS; lowered when memory would exceed its bound (plan.c) */
     const char *tool; /* for the manifest: less than CVT_TOOL_MAX bytes */
+    int smooth;       /* 1: smooth the linears by alpha and add int8 weights */
+    double alpha;     /* 0 .. 1 */
+    int kv_scales;    /* 1: add scales of an int8 key/value cache */
+    /* What calibration saw of the source as it is, [layers], borrowed as long as the plan.  Both
+     * additions need it to be carried out; a plan that is only printed does not. */
+    const qnt_ranges *ranges;
 } cvt_plan_opts;
+
+/* Where the values of a file come from: the source as it is, the smoothed layer (sq_layer.h), or
+ * the maxima of both. */
+typedef enum cvt_origin { CVT_SOURCE, CVT_LAYER, CVT_SCALES } cvt_origin;
 
 /* A file of tensor data. */
 typedef struct cvt_item {
     fmt_ft_file file;
-    fmt_dtype from;
+    cvt_origin origin;
+    fmt_dtype from; /* type of the tensor in the source */
     uint64_t bytes;
 } cvt_item;
 
@@ -45,26 +57,36 @@ typedef struct cvt_copy {
 typedef struct cvt_plan {
     const fmt_src *src; /* borrowed */
     cvt_plan_opts opt;
-    char name[32]; /* "<T>-gpu" */
+    fmt_ft_layout layout; /* of the output */
+    char name[32];        /* "<T>-gpu" */
     cvt_item *item;
-    size_t n_items;
-    cvt_copy *copy; /* by name */
+    size_t n_items, n_shared; /* the first n_shared belong to no layer, then layer by layer */
+    cvt_copy *copy;           /* by name */
     size_t n_copies;
     q_buf ini;        /* text of config.ini */
     uint64_t bytes;   /* of all files, config.ini and manifest.json included */
     uint64_t n_files; /* likewise */
     uint64_t memory;  /* peak of the conversion: buffers and the process itself */
-    int along_k;      /* 1: the source stores linears transposed, as FT does */
     size_t strip;     /* bytes of the source's buffer of a thread */
     size_t cast;      /* bytes of its buffer after the cast, 0 when there is none */
     size_t turned;    /* bytes of its buffer for a transposed file */
 } cvt_plan;
 
-/* Errors: Q_ECONFIG (T does not divide the model), Q_EFORMAT, Q_ENOMEM, Q_EIO. */
+/* Errors: Q_ECONFIG (T does not divide the model), Q_EARG (alpha), Q_EUNSUPPORTED (the source is
+ * smoothed already), Q_EFORMAT (ranges that are not finite, too), Q_ENOMEM, Q_EIO. */
 q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err);
 void cvt_plan_free(cvt_plan *p);
 /* Q_EIO with needed and free bytes when the disk of dir (or of its nearest parent) is too small. */
 q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err);
+
+/* 1: files are made layer by layer, from ranges (sq_layer.h). */
+int cvt_plan_makes(const cvt_plan *p);
+/* 1: smoothing changes tensors of this role. */
+int cvt_plan_smooths(const cvt_plan *p, fmt_role role);
+/* The tensor of the source that the item is made of; codes are made of the weight. */
+fmt_ref cvt_plan_source(const cvt_item *it);
+/* 1: strips of the item follow the columns of the weight, because the source stores it so. */
+int cvt_plan_along_k(const cvt_plan *p, const cvt_item *it);
 
 /* Ranks of the plan that hold the same key/value head. */
 int cvt_plan_kv_copies(const cvt_plan *p);

@@ -4,39 +4,28 @@
  * A first SIGINT, SIGTERM or SIGHUP stops before the next file, removes what was written and ends
  * with 75; a second one ends at once with 128 + its number and leaves the hidden temporary to the
  * next run. */
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "calibrate/cal_cli.h"
+#include "convert/convert_cli.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
 #include "convert/verify.h"
-#include "formats/base/q_cli.h"
-
-enum { KEY_DRY_RUN = 0x100, KEY_STRICT, KEY_VERIFY };
 
 static struct opts {
     q_cli cli;
-    const char *input, *output, *verify;
-    fmt_dtype store;
-    int ranks, force, strict, dry_run;
-} o = { .store = FMT_F16, .ranks = 1 };
+    cvt_cli_opts cvt;
+    cal_cli_opts cal;
+} o;
 
 static volatile sig_atomic_t stop;
-
-static const struct argp_option options[] = {
-    { "input", 'i', "DIR", 0, "Model to read: a Hugging Face directory, or an FT directory", 0 },
-    { "output", 'o', "DIR", 0, "Directory that gets <N>-gpu (made when it is not there)", 0 },
-    { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
-    { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
-    { "dry-run", KEY_DRY_RUN, 0, 0, "Print the plan and write nothing", 0 },
-    { "force", 'f', 0, 0, "Replace an existing <N>-gpu", 0 },
-    { "strict", KEY_STRICT, 0, 0, "Fail on values outside the range of TYPE, NaN, infinity", 0 },
-    { "verify", KEY_VERIFY, "DIR", 0, "Check DIR (out/1-gpu, say) against its manifest.json", 0 },
-    { 0 },
-};
 
 static const char doc[] =
     "Convert a Qwen checkpoint to an FT directory: raw little-endian arrays that this toolkit and "
@@ -45,63 +34,48 @@ static const char doc[] =
     "Examples:\n"
     "  qwen-convert -i Qwen-1_8B-Chat -o ft          writes ft/1-gpu\n"
     "  qwen-convert -i Qwen-7B -o ft -p 2 --dry-run  shows ft/2-gpu\n"
+    "  qwen-convert -i Qwen-7B-Chat -o sq --smoothquant 0.5 --calib-data cnn.jsonl\n"
+    "                                                float and int8 weights\n"
     "  qwen-convert --verify ft/1-gpu                checks every byte\n"
     "\n"
     "The output appears whole or not at all. The input is never changed.\n"
     "\n"
     "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 71 "
     "out of memory; 73 the output exists, is being written or cannot be created; 74 read or write "
-    "failed, disk full; 75 stopped by a signal, nothing left; 77 permission; 78 model or "
+    "failed, disk full; 75 stopped by a signal (a calibration can be continued); 77 permission; 78 "
+    "model or "
     "configuration not supported.";
-
-static void check_args(struct argp_state *state)
-{
-    if (o.verify && (o.input || o.output || o.dry_run))
-        argp_error(state, "--verify stands alone");
-    if (!o.verify && (!o.input || (!o.output && !o.dry_run)))
-        argp_error(state, "--%s is missing", o.input ? "output" : "input");
-}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
+    const int given = o.cal.stats || o.cal.run.data.path;
+
+    (void)arg;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o.cli;
-        return 0;
-    case 'i':
-        o.input = arg;
-        return 0;
-    case 'o':
-        o.output = arg;
-        return 0;
-    case 't':
-        if (!fmt_dtype_from_name(arg, &o.store) || !fmt_dtype_is_float(o.store))
-            q_cli_bad(state, "--storage-type", arg, "float16, bfloat16 or float32");
-        return 0;
-    case 'p':
-        o.ranks = (int)q_cli_int(state, "--tensor-parallelism", arg, 1, 64);
-        return 0;
-    case 'f':
-        o.force = 1;
-        return 0;
-    case KEY_DRY_RUN:
-        o.dry_run = 1;
-        return 0;
-    case KEY_STRICT:
-        o.strict = 1;
-        return 0;
-    case KEY_VERIFY:
-        o.verify = arg;
+        cvt_cli_init(&o.cvt);
+        cal_cli_init(&o.cal);
+        state->child_inputs[0] = &o.cvt;
+        state->child_inputs[1] = &o.cal;
+        state->child_inputs[2] = &o.cli;
         return 0;
     case ARGP_KEY_END:
-        check_args(state);
+        if ((o.cvt.smooth || o.cvt.kv_scales) && !given && !o.cvt.dry_run)
+            argp_error(state, "--%s needs --calib-data FILE or --stats FILE",
+                       o.cvt.smooth ? "smoothquant" : "calibrate-kv-cache");
+        if (given && !o.cvt.smooth && !o.cvt.kv_scales)
+            argp_error(state, "calibration is for --smoothquant and --calibrate-kv-cache");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp argp = { options, parse, NULL, doc, q_cli_children, NULL, NULL };
+static const struct argp_child children[] = { { &cvt_argp, 0, NULL, 0 },
+                                              { &cal_argp, 0, "Calibration:", 10 },
+                                              { &q_cli_argp, 0, "Common options:", 90 },
+                                              { 0 } };
+static const struct argp argp = { NULL, parse, NULL, doc, children, NULL, NULL };
 
 static void on_signal(int sig)
 {
@@ -158,13 +132,13 @@ static q_status print_result(const cvt_result *r, double seconds, q_err *err)
     fmt_json *v = NULL;
 
     if (!o.cli.json) {
-        printf("%s -> %s, %llu files, %llu bytes, %.2f s, %.0f MB/s\n", o.input, r->path,
+        printf("%s -> %s, %llu files, %llu bytes, %.2f s, %.0f MB/s\n", o.cvt.input, r->path,
                (unsigned long long)r->files, (unsigned long long)r->bytes, seconds,
                seconds > 0 ? (double)r->bytes / 1e6 / seconds : 0);
         return Q_OK;
     }
     Q_TRY(fmt_json_new(&v, err));
-    Q_TRY(fmt_json_put_str(v, "input", o.input, err));
+    Q_TRY(fmt_json_put_str(v, "input", o.cvt.input, err));
     Q_TRY(cvt_result_json(v, r, err));
     Q_TRY(fmt_json_put_real(v, "seconds", seconds, err));
     Q_TRY(print_json(v, err));
@@ -173,35 +147,54 @@ out:
     return st;
 }
 
+static q_status run_plan(const cvt_plan *p, double start, q_err *err)
+{
+    q_status st = Q_OK;
+    cvt_result r = { 0 };
+
+    Q_TRY(cvt_run(&r, p,
+                  &(cvt_run_opts){ .out = o.cvt.output,
+                                   .force = o.cvt.force,
+                                   .strict = o.cvt.strict,
+                                   .stop = &stop,
+                                   .log = &o.cli.log },
+                  err));
+    if (p->opt.ranges && !o.cal.stats)
+        Q_TRY(cal_cli_done(o.cvt.output, err));
+    Q_TRY(print_result(&r, q_now() - start, err));
+out:
+    cvt_result_free(&r);
+    return st;
+}
+
 static q_status convert(q_err *err)
 {
     q_status st = Q_OK;
     const double start = q_now();
-    const cvt_plan_opts po = { .ranks = o.ranks,
-                               .store = o.store,
-                               .threads = cvt_pool_threads(o.cli.threads),
-                               .tool = "qwenkit " Q_VERSION };
+    cvt_plan_opts po = { .ranks = o.cvt.ranks,
+                         .store = o.cvt.store,
+                         .threads = cvt_pool_threads(o.cli.threads),
+                         .tool = "qwenkit " Q_VERSION,
+                         .smooth = o.cvt.smooth,
+                         .alpha = o.cvt.alpha,
+                         .kv_scales = o.cvt.kv_scales };
+    const int calibrated = o.cvt.smooth || o.cvt.kv_scales;
     fmt_src *src = NULL;
+    qnt_ranges *ranges = NULL;
     cvt_plan *p = NULL;
-    cvt_result r = { 0 };
 
-    Q_TRY(fmt_src_open(&src, o.input, err));
+    Q_TRY(fmt_src_open(&src, o.cvt.input, err));
+    if (calibrated && o.cvt.dry_run && o.cal.run.data.path)
+        Q_TRY(cal_cli_dry_run(&o.cal, src, err));
+    else if (calibrated && !o.cvt.dry_run)
+        Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, src, o.cvt.output, &stop, o.cvt.force, err));
+    po.ranges = ranges;
     Q_TRY(cvt_plan_build(&p, src, &po, err));
-    if (o.dry_run) {
-        Q_TRY(print_plan(p, err));
-        goto out;
-    }
-    Q_TRY(cvt_run(&r, p,
-                  &(cvt_run_opts){ .out = o.output,
-                                   .force = o.force,
-                                   .strict = o.strict,
-                                   .stop = &stop,
-                                   .log = &o.cli.log },
-                  err));
-    Q_TRY(print_result(&r, q_now() - start, err));
+    Q_TRY(o.cvt.dry_run ? print_plan(p, err) : run_plan(p, start, err));
 out:
-    cvt_result_free(&r);
     cvt_plan_free(p);
+    if (ranges)
+        cal_stats_free(ranges, fmt_src_model(src));
     fmt_src_close(src);
     return st;
 }
@@ -213,17 +206,17 @@ static q_status verify(q_err *err)
     q_err why = { 0 };
     fmt_json *v = NULL;
     const int n = cvt_pool_threads(o.cli.threads);
-    const q_status found = cvt_verify(&r, o.verify, n, &o.cli.log, &stop, &why);
+    const q_status found = cvt_verify(&r, o.cvt.verify, n, &o.cli.log, &stop, &why);
 
     if (found != Q_OK && !r.n_bad) /* it could not look: there is no report */
         Q_FAIL(err, found, "%s", why.msg);
     if (o.cli.json) {
         Q_TRY(fmt_json_new(&v, err));
-        Q_TRY(fmt_json_put_str(v, "directory", o.verify, err));
+        Q_TRY(fmt_json_put_str(v, "directory", o.cvt.verify, err));
         Q_TRY(cvt_verify_json(v, &r, err));
         Q_TRY(print_json(v, err));
     } else if (found == Q_OK) {
-        printf("%s: %llu files, %llu bytes, all as written, root %s\n", o.verify,
+        printf("%s: %llu files, %llu bytes, all as written, root %s\n", o.cvt.verify,
                (unsigned long long)r.files, (unsigned long long)r.bytes, r.root_sha256);
     } else {
         fputs(r.bad.data, stdout);
@@ -241,8 +234,15 @@ int main(int argc, char **argv)
     q_err err = { 0 };
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 
+#if defined(_OPENMP)
+    if (o.cvt.smooth && o.cli.threads > 0) /* nothing else here has loops of OpenMP */
+        omp_set_num_threads(o.cli.threads);
+#endif
     catch_signals();
     if (st == Q_OK)
-        st = o.verify ? verify(&err) : convert(&err);
+        st = o.cvt.verify ? verify(&err) : convert(&err);
+    if (st == Q_ECANCEL && (o.cvt.smooth || o.cvt.kv_scales))
+        q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
+                   o.cvt.output);
     return q_cli_exit(&o.cli, st, &err);
 }

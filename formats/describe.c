@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/ft_names.h"
+
 /* Calls fn for every part of every role that the model has. */
 static q_status each(const fmt_src *s,
                      q_status (*fn)(void *self, const fmt_src *s, fmt_ref ref, q_err *err),
@@ -31,7 +33,7 @@ static q_status count(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
     uint64_t *bytes = self;
 
     (void)err;
-    if (ref.role != FMT_TOK_EMBD)
+    if (ref.role != FMT_TOK_EMBD && ref.part <= FMT_BIAS)
         *bytes += (uint64_t)(b.n1 * b.k1) * fmt_dtype_bytes(fmt_src_dtype(s, ref));
     return Q_OK;
 }
@@ -55,17 +57,18 @@ static const char *dtype_of(const fmt_src *s)
     return fmt_dtype_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
 }
 
-/* name of the number format of the linears, as runtime and archives call it: "f16" */
-static void scheme_of(char out[16], const fmt_src *s)
+/* The number formats of the linears as the runtime calls them: "f16", "f16 w8a8 kv8" */
+static void scheme_of(char out[32], const fmt_src *s)
 {
     const char *name =
         fmt_dtype_st_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
+    const unsigned sets = fmt_src_layout(s)->sets;
+    size_t n = 0;
 
-    for (size_t i = 0; i < 16; i++) {
-        out[i] = (char)tolower((unsigned char)name[i]);
-        if (!name[i])
-            return;
-    }
+    for (; name[n] && n < 8; n++)
+        out[n] = (char)tolower((unsigned char)name[n]);
+    snprintf(out + n, 32 - n, "%s%s", sets & FMT_FT_W8A8 ? " w8a8" : "",
+             sets & FMT_FT_KV8 ? " kv8" : "");
 }
 
 /* ---- for programs --------------------------------------------------------------------------- */
@@ -78,7 +81,7 @@ static q_status put_tensor(void *self, const fmt_src *s, fmt_ref ref, q_err *err
 
     Q_TRY(fmt_json_put_obj(&t, self, NULL, err));
     Q_TRY(fmt_json_put_str(t, "role", fmt_role_get(ref.role)->name, err));
-    Q_TRY(fmt_json_put_str(t, "part", ref.part == FMT_BIAS ? "bias" : "weight", err));
+    Q_TRY(fmt_json_put_str(t, "part", fmt_part_name(ref.part), err));
     if (fmt_role_get(ref.role)->per_layer)
         Q_TRY(fmt_json_put_int(t, "layer", ref.layer, err));
     Q_TRY(fmt_json_put_str(t, "dtype", fmt_dtype_name(fmt_src_dtype(s, ref)), err));
@@ -116,7 +119,7 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
                   { "kv_bytes_per_token", (int64_t)fmt_kv_bytes(m) },
                   { "decode_bytes", (int64_t)fmt_decode_bytes(s) } };
     q_status st = Q_OK;
-    char scheme[16];
+    char scheme[32];
 
     Q_TRY(fmt_json_put_str(doc, "model", fmt_src_dir(s), err));
     Q_TRY(fmt_json_put_str(doc, "container", fmt_src_kind(s), err));
@@ -144,9 +147,9 @@ static q_status tensor_line(void *self, const fmt_src *s, fmt_ref ref, q_err *er
         snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)b.n1, (long long)b.k1);
     else
         snprintf(shape, sizeof shape, "[%lld]", (long long)b.n1);
-    return q_buf_printf(self, err, "%-12s %-6s %5s  %-8s %-18s %s\n", fmt_role_get(ref.role)->name,
-                        ref.part == FMT_BIAS ? "bias" : "weight", layer,
-                        fmt_dtype_name(fmt_src_dtype(s, ref)), shape, fmt_src_name(s, ref, 0));
+    return q_buf_printf(self, err, "%-12s %-13s %5s  %-8s %-18s %s\n", fmt_role_get(ref.role)->name,
+                        fmt_part_name(ref.part), layer, fmt_dtype_name(fmt_src_dtype(s, ref)),
+                        shape, fmt_src_name(s, ref, 0));
 }
 
 q_status fmt_tensors_text(q_buf *out, const fmt_src *s, q_err *err)
@@ -159,7 +162,7 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(s);
     const double n = (double)fmt_model_params(m);
-    char scheme[16];
+    char scheme[32];
 
     scheme_of(scheme, s);
 

@@ -26,6 +26,57 @@ static q_status family_section(const fmt_json **out, const fmt_json *doc, q_err 
     return Q_OK;
 }
 
+/* Names of what is in the directory beside the float weights, in [qwenkit]. */
+static const struct {
+    const char *name;
+    unsigned set;
+} schemes[] = { { "w8a8", FMT_FT_W8A8 }, { "kv8", FMT_FT_KV8 } };
+
+#define N_SCHEMES (sizeof schemes / sizeof schemes[0])
+
+static q_status parse_schemes(unsigned *sets, const char *text, const char *path, q_err *err)
+{
+    while (*text) {
+        const size_t n = strcspn(text, " ");
+        size_t i = 0;
+
+        while (i < N_SCHEMES &&
+               !(strlen(schemes[i].name) == n && !strncmp(text, schemes[i].name, n)))
+            i++;
+        if (i == N_SCHEMES)
+            return q_fail(err, Q_EUNSUPPORTED,
+                          "%s: scheme '%.*s' is not known: use a newer program", path,
+                          n < 40 ? (int)n : 40, text);
+        *sets |= schemes[i].set;
+        text += n;
+        text += strspn(text, " ");
+    }
+    return Q_OK;
+}
+
+/* The sets of files: named by [qwenkit], else told by the option of the reference. */
+static q_status parse_sets(fmt_ft_layout *l, const fmt_json *config, const fmt_json *ours,
+                           const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *text = "";
+
+    l->alpha = -1;
+    Q_TRY(fmt_json_real_opt(config, "smoothquant", 0, 1, &l->alpha, err));
+    if (ours) {
+        Q_TRY(fmt_json_str_opt(ours, "schemes", &text, err));
+        Q_TRY(parse_schemes(&l->sets, text, path, err));
+    } else if (l->alpha >= 0) {
+        l->sets = FMT_FT_W8A8;
+    }
+    if ((l->sets & FMT_FT_W8A8) && l->alpha < 0)
+        Q_FAIL(err, Q_ECONFIG, "%s: 'schemes' has w8a8, but 'smoothquant' is not set", path);
+    if (!(l->sets & FMT_FT_W8A8))
+        l->alpha = 0;
+out:
+    return st;
+}
+
 static q_status parse(fmt_ft_config *c, const char *path, q_err *err)
 {
     q_status st = Q_OK;
@@ -46,10 +97,11 @@ static q_status parse(fmt_ft_config *c, const char *path, q_err *err)
     }
     Q_TRY(fmt_json_int(c->config, "tensor_parallelism", 1, 64, &ranks, err));
     Q_TRY(fmt_json_str_opt(c->config, "storage_dtype", &store, err));
-    if (!fmt_dtype_from_name(store, &c->store) || !fmt_dtype_is_float(c->store))
+    if (!fmt_dtype_from_name(store, &c->layout.store) || !fmt_dtype_is_float(c->layout.store))
         Q_FAIL(err, Q_EUNSUPPORTED, "%s: storage_dtype '%s', wanted float16, bfloat16 or float32",
                path, store);
-    c->ranks = (int)ranks;
+    c->layout.ranks = (int)ranks;
+    Q_TRY(parse_sets(&c->layout, c->config, ours, path, err));
 out:
     return st;
 }
@@ -84,21 +136,55 @@ void fmt_ft_config_free(fmt_ft_config *c)
     memset(c, 0, sizeof *c);
 }
 
+/* key = alpha as Python prints a real, or None */
+static q_status put_alpha(q_buf *out, const fmt_ft_layout *l, q_err *err)
+{
+    static const char key[] = "smoothquant";
+    q_status st = Q_OK;
+    fmt_json *doc = NULL;
+
+    if (!(l->sets & FMT_FT_W8A8))
+        return fmt_ini_put_str(out, key, "None", err);
+    Q_TRY(fmt_json_new(&doc, err));
+    Q_TRY(fmt_json_put_real(doc, key, l->alpha, err));
+    Q_TRY(fmt_ini_put(out, key, fmt_json_get(doc, key), err));
+out:
+    fmt_json_free(doc);
+    return st;
+}
+
 /* Options of the reference's converter, in its order; absent ones as it would print them. */
-static q_status put_options(q_buf *out, int ranks, fmt_dtype store, q_err *err)
+static q_status put_options(q_buf *out, const fmt_ft_layout *l, q_err *err)
 {
     q_status st = Q_OK;
-    const char *const type = fmt_dtype_name(store);
+    const char *const type = fmt_dtype_name(l->store);
 
     Q_TRY(fmt_ini_put_str(out, "out_dir", ".", err));
     Q_TRY(fmt_ini_put_str(out, "in_file", ".", err));
-    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", ranks, err));
+    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", l->ranks, err));
     Q_TRY(fmt_ini_put_int(out, "processes", 1, err));
-    Q_TRY(fmt_ini_put_str(out, "calibrate_kv_cache", "False", err));
-    Q_TRY(fmt_ini_put_str(out, "smoothquant", "None", err));
+    Q_TRY(fmt_ini_put_str(out, "calibrate_kv_cache", l->sets & FMT_FT_KV8 ? "True" : "False", err));
+    Q_TRY(put_alpha(out, l, err));
     Q_TRY(fmt_ini_put_str(out, "model", "qwen", err));
     Q_TRY(fmt_ini_put_str(out, "storage_type", type, err));
     Q_TRY(fmt_ini_put_str(out, "dataset_cache_dir", "None", err));
+out:
+    return st;
+}
+
+/* Directories of weights alone have no such key: they are older than it. */
+static q_status put_schemes(q_buf *out, unsigned sets, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *before = "schemes = ";
+
+    for (size_t i = 0; i < N_SCHEMES; i++)
+        if (sets & schemes[i].set) {
+            Q_TRY(q_buf_printf(out, err, "%s%s", before, schemes[i].name));
+            before = " ";
+        }
+    if (sets)
+        Q_TRY(q_buf_puts(out, "\n", err));
 out:
     return st;
 }
@@ -142,26 +228,27 @@ static q_status check_key(int *skip, const char *key, q_err *err)
     return Q_OK;
 }
 
-q_status fmt_ft_config_text(q_buf *out, const fmt_json *config, const char *section, int ranks,
-                            fmt_dtype store, q_err *err)
+q_status fmt_ft_config_text(q_buf *out, const fmt_json *config, const char *section,
+                            const fmt_ft_layout *l, q_err *err)
 {
     q_status st = Q_OK;
     int skip = 0;
 
     q_buf_clear(out);
     Q_TRY(fmt_ini_section(out, section, err));
-    Q_TRY(put_options(out, ranks, store, err));
+    Q_TRY(put_options(out, l, err));
     for (fmt_json_iter *it = fmt_json_first(config); it; it = fmt_json_next(config, it)) {
         Q_TRY(check_key(&skip, fmt_json_key(it), err));
         if (!skip)
             Q_TRY(fmt_ini_put(out, fmt_json_key(it), fmt_json_value(it), err));
     }
-    Q_TRY(fmt_ini_put_str(out, "storage_dtype", fmt_dtype_name(store), err));
+    Q_TRY(fmt_ini_put_str(out, "storage_dtype", fmt_dtype_name(l->store), err));
     Q_TRY(fmt_ini_put_str(out, "multi_query_mode", "False", err));
     Q_TRY(fmt_ini_section(out, "qwenkit", err));
     Q_TRY(fmt_ini_put_int(out, "format_version", FMT_FT_VERSION, err));
-    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", ranks, err));
-    Q_TRY(fmt_ini_put_str(out, "store", fmt_dtype_name(store), err));
+    Q_TRY(fmt_ini_put_int(out, "tensor_parallelism", l->ranks, err));
+    Q_TRY(fmt_ini_put_str(out, "store", fmt_dtype_name(l->store), err));
+    Q_TRY(put_schemes(out, l->sets, err));
 out:
     return st;
 }

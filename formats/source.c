@@ -133,7 +133,7 @@ q_status fmt_src_open(fmt_src **out, const char *path, q_err *err)
 
     if (!s)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    s->ranks = 1;
+    s->layout = (fmt_ft_layout){ .ranks = 1, .store = FMT_F16 };
     Q_TRY(resolve(&s->dir, path, err));
     if (!(ini = q_path_join(s->dir, "config.ini")))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
@@ -185,12 +185,38 @@ const char *fmt_src_kind(const fmt_src *s)
 
 int fmt_src_ranks(const fmt_src *s)
 {
-    return s->ranks;
+    return s->layout.ranks;
 }
 
 const fmt_json *fmt_src_config(const fmt_src *s)
 {
     return s->config;
+}
+
+const fmt_ft_layout *fmt_src_layout(const fmt_src *s)
+{
+    return &s->layout;
+}
+
+const char *fmt_part_name(fmt_part p)
+{
+    static const char *const name[FMT_PARTS] = {
+        [FMT_WEIGHT] = "weight",
+        [FMT_BIAS] = "bias",
+        [FMT_CODES] = "codes",
+        [FMT_CODES_COL] = "codes.col",
+        [FMT_SCALE_X] = "scale_x",
+        [FMT_SCALE_Y] = "scale_y",
+        [FMT_SCALE_W] = "scale_w",
+        [FMT_SCALE_ACC] = "scale_acc",
+        [FMT_SCALE_W_COL] = "scale_w.col",
+        [FMT_SCALE_ACC_COL] = "scale_acc.col",
+        [FMT_SMOOTHER] = "smoother",
+        [FMT_K_SCALE] = "k_scale",
+        [FMT_V_SCALE] = "v_scale",
+    };
+
+    return name[p];
 }
 
 int fmt_src_has(const fmt_src *s, fmt_ref ref)

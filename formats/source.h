@@ -10,8 +10,8 @@
  * (config.ini).  Both give the same view: every role as one stacked [N, K] matrix (vectors are
  * [N, 1]), read by boxes, in the element type it is stored in.  At open every tensor of every role
  * is found and its shape checked; no tensor data is read, except biases that the family does not
- * have: they must be all zero.  A head tied to the embedding reads as the embedding. Threads:
- * fmt_src_read may be called from several threads. */
+ * have: they must be all zero, and run-time smoothers, which must be all ones.  A head tied to the
+ * embedding reads as the embedding. Threads: fmt_src_read may be called from several threads. */
 #ifndef FMT_SOURCE_H
 #define FMT_SOURCE_H
 
@@ -25,7 +25,28 @@
 
 typedef struct fmt_src fmt_src;
 
-typedef enum fmt_part { FMT_WEIGHT, FMT_BIAS, FMT_PARTS } fmt_part;
+/* What belongs to a role.  Every source has weights and biases, in a float type.  The rest is what
+ * calibration added to an FT directory: codes [N, K] int8, all others [n, 1] float32.  s is 127
+ * over the largest magnitude of an input x, an output y or a weight w.  One value stands for a
+ * role, or for each piece of ffn_gate_up, whose pieces are two files: gate is first. */
+typedef enum fmt_part {
+    FMT_WEIGHT,
+    FMT_BIAS,
+    FMT_CODES,         /* one s_w for each piece */
+    FMT_CODES_COL,     /* one s_w for each output channel */
+    FMT_SCALE_X,       /* s_x */
+    FMT_SCALE_Y,       /* 1 / s_y; of attn_qkv over q, k and v together */
+    FMT_SCALE_W,       /* 1 / s_w of FMT_CODES; of attn_qkv [N], three values */
+    FMT_SCALE_ACC,     /* s_y / (s_x s_w), likewise */
+    FMT_SCALE_W_COL,   /* [N] the same two for FMT_CODES_COL */
+    FMT_SCALE_ACC_COL, /* [N] */
+    FMT_SMOOTHER,      /* [K] what the input would have to be divided by: all ones */
+    FMT_K_SCALE,       /* [n_kv] of attn_qkv: 1 / s of a head of K after RoPE */
+    FMT_V_SCALE,       /* [n_kv] and of V */
+    FMT_PARTS
+} fmt_part;
+
+const char *fmt_part_name(fmt_part p); /* "weight", "codes" */
 
 typedef struct fmt_ref {
     fmt_role role;
@@ -47,6 +68,9 @@ const char *fmt_src_dir(const fmt_src *s);           /* directory of tokenizer f
 const char *fmt_src_kind(const fmt_src *s);          /* "hf" or "ft" */
 int fmt_src_ranks(const fmt_src *s);                 /* T of an FT directory, else 1 */
 const fmt_json *fmt_src_config(const fmt_src *s);    /* the keys of config.json */
+struct fmt_ft_layout;
+/* What an FT directory holds (ft_names.h); of a Hugging Face one what a plain conversion would. */
+const struct fmt_ft_layout *fmt_src_layout(const fmt_src *s);
 
 int fmt_src_has(const fmt_src *s, fmt_ref ref);
 fmt_box fmt_src_shape(const fmt_src *s, fmt_ref ref); /* {0, N, 0, K}; the role must exist */

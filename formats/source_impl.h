@@ -7,6 +7,7 @@
 #ifndef FMT_SOURCE_IMPL_H
 #define FMT_SOURCE_IMPL_H
 
+#include "formats/ft_names.h"
 #include "formats/hf_dir.h"
 #include "formats/source.h"
 
@@ -33,7 +34,7 @@ typedef struct fmt_stored_file {
 struct fmt_src {
     char *dir;
     const char *kind;
-    int ranks;
+    fmt_ft_layout layout;
     fmt_json *doc;          /* config.json, or config.ini as JSON */
     const fmt_json *config; /* the keys of config.json, borrowed from doc */
     fmt_model model;

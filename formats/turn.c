@@ -3,8 +3,8 @@
  * Outer: bands of 64 source rows, so that every row of the destination receives whole cache lines
  * (64 x 2 bytes) one after another; writing 8 rows of a band at a time instead left half-filled
  * lines behind and ran at half the speed on large matrices.  Inner: squares of 8 x 8 elements of
- * two bytes or 4 x 4 of four in SSE registers, which every x86-64 has.  Edges, other sizes and
- * other processors take the plain loop. */
+ * one or two bytes or 4 x 4 of four in SSE registers, which every x86-64 has.  Edges, other sizes
+ * and other processors take the plain loop. */
 #include "formats/turn.h"
 
 #include <assert.h>
@@ -88,6 +88,28 @@ static void square_4x4(uint32_t *d, int64_t ldd, const uint32_t *s, int64_t lds)
     }
 }
 
+/* The same with bytes, eight to a row. */
+static void square_bytes(uint8_t *d, int64_t ldd, const uint8_t *s, int64_t lds)
+{
+    __m128i a[4], b[4];
+
+    for (int i = 0; i < 4; i++)
+        a[i] = _mm_unpacklo_epi8(_mm_loadl_epi64((const void *)(s + 2 * i * lds)),
+                                 _mm_loadl_epi64((const void *)(s + (2 * i + 1) * lds)));
+    for (int i = 0; i < 2; i++) {
+        b[i] = _mm_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
+        b[2 + i] = _mm_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i += 2) {
+        a[i] = _mm_unpacklo_epi32(b[i], b[i + 1]);
+        a[i + 1] = _mm_unpackhi_epi32(b[i], b[i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm_storel_epi64((void *)(d + 2 * i * ldd), a[i]);
+        _mm_storel_epi64((void *)(d + (2 * i + 1) * ldd), _mm_unpackhi_epi64(a[i], a[i]));
+    }
+}
+
 #define SQUARES(type, square, side)                                                                \
     for (int64_t r0 = 0; r0 < rows; r0 += BAND)                                                    \
         for (int64_t c = 0; c < cols; c += side)                                                   \
@@ -99,8 +121,10 @@ static void squares(void *dst, int64_t ldd, const void *src, int64_t lds, int64_
 {
     if (es == 2)
         SQUARES(uint16_t, square_8x8, 8)
-    else
+    else if (es == 4)
         SQUARES(uint32_t, square_4x4, 4)
+    else
+        SQUARES(uint8_t, square_bytes, 8)
 }
 
 #endif
@@ -111,8 +135,8 @@ void fmt_turn(void *dst, int64_t ldd, const void *src, int64_t lds, int64_t rows
     int64_t r = 0, c = 0;
 
 #if defined(__SSE2__)
-    if (es == 2 || es == 4) {
-        const int64_t side = es == 2 ? 8 : 4;
+    if (es <= 4) {
+        const int64_t side = es == 4 ? 4 : 8;
 
         r = rows / side * side;
         c = cols / side * side;

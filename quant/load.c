@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/w8a8.h"
+
 #define STRIP_BYTES ((int64_t)16 << 20) /* f32 bytes of a strip: enough rows for every core */
 
 q_status qnt_load_f32(float **out, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err)
@@ -85,23 +87,166 @@ out:
     return st;
 }
 
-q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
-                  const qnt_scheme *scheme, q_err *err)
+/* ---- stored int8 codes ----------------------------------------------------------------------- */
+
+/* A float32 part whose values are steps of codes: positive and finite. */
+static q_status load_scales(float **out, const fmt_src *src, fmt_ref ref, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t n = fmt_src_shape(src, ref).n1;
+
+    Q_TRY(qnt_load_f32(out, src, ref, n, err));
+    for (int64_t i = 0; i < n; i++)
+        if (!((*out)[i] > 0 && isfinite((*out)[i])))
+            Q_FAIL(err, Q_EFORMAT, "%s: value %lld of its part is %g, wanted a positive scale",
+                   fmt_src_name(src, ref, i), (long long)i, (double)(*out)[i]);
+out:
+    return st;
+}
+
+/* t->scale [N] from a value for each row or for each piece */
+static q_status load_w_scale(qnt_tensor *t, const fmt_src *src, fmt_ref ref, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_role_row *role = fmt_role_get(ref.role);
+    const int64_t have = fmt_src_shape(src, ref).n1;
+    float *v = NULL;
+    int64_t n = 0;
+
+    Q_TRY(load_scales(&v, src, ref, err));
+    if (!(t->scale = q_malloc((size_t)t->N * sizeof *t->scale)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %lld scales", fmt_src_name(src, ref, 0),
+               (long long)t->N);
+    for (int p = 0; p < role->n_pieces; p++)
+        for (int64_t i = fmt_dim_size(role->piece[p].rows, fmt_src_model(src)); i > 0; i--, n++)
+            t->scale[n] = have == t->N ? v[n] : v[p];
+out:
+    q_free(v);
+    return st;
+}
+
+static q_status load_x_scale(qnt_tensor *t, const fmt_src *src, fmt_ref ref, q_err *err)
+{
+    q_status st = Q_OK;
+    float *v = NULL;
+
+    Q_TRY(load_scales(&v, src, ref, err));
+    for (int64_t i = 1; i < fmt_src_shape(src, ref).n1; i++) /* the pieces read one input */
+        if (v[i] != v[0])
+            Q_FAIL(err, Q_EFORMAT, "%s: holds %g, %s holds %g: both belong to one input",
+                   fmt_src_name(src, ref, i), (double)v[i], fmt_src_name(src, ref, 0),
+                   (double)v[0]);
+    t->x_scale = 1.0f / v[0];
+out:
+    q_free(v);
+    return st;
+}
+
+/* Row of the first -128, or -1: kernels may negate a code. */
+static int64_t find_minimum(const int8_t *codes, int64_t N, int64_t K)
+{
+    for (int64_t n = 0; n < N; n++) {
+        int8_t min = 0;
+
+        for (int64_t k = 0; k < K; k++)
+            min = codes[n * K + k] < min ? codes[n * K + k] : min;
+        if (min < -QNT_W8A8_MAX)
+            return n;
+    }
+    return -1;
+}
+
+static q_status load_stored(qnt_tensor *t, const fmt_src *src, fmt_ref ref, const qnt_load_opts *o,
+                            q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_ref x = { ref.role, ref.layer, FMT_SCALE_X };
+    fmt_ref codes = ref, scale = ref;
+    int64_t bad;
+
+    codes.part = o->per_tensor ? FMT_CODES : FMT_CODES_COL;
+    scale.part = o->per_tensor ? FMT_SCALE_W : FMT_SCALE_W_COL;
+    if (!fmt_src_has(src, codes))
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "%s: has no stored int8 weights and ranges: make them with qwen-convert "
+               "--smoothquant",
+               fmt_src_dir(src));
+    Q_TRY(fmt_src_read(src, codes, fmt_src_shape(src, codes), t->codes, err));
+    bad = find_minimum(t->codes, t->N, t->K);
+    if (bad >= 0)
+        Q_FAIL(err, Q_EFORMAT, "%s: a code of row %lld is -128, wanted -127 to 127",
+               fmt_src_name(src, codes, bad), (long long)bad);
+    Q_TRY(load_w_scale(t, src, scale, err));
+    if (o->static_x)
+        Q_TRY(load_x_scale(t, src, x, err));
+out:
+    return st;
+}
+
+static q_status load_heads(float *out, const fmt_src *src, int64_t layer, fmt_part part, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_ref ref = { FMT_ATTN_QKV, layer, part };
+    float *v = NULL;
+
+    if (!fmt_src_has(src, ref))
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "%s: has no scales of an int8 key/value cache: add them with qwen-convert "
+               "--calibrate-kv-cache",
+               fmt_src_dir(src));
+    Q_TRY(load_scales(&v, src, ref, err));
+    memcpy(out, v, (size_t)fmt_src_model(src)->n_kv * sizeof *v);
+out:
+    q_free(v);
+    return st;
+}
+
+q_status qnt_load_kv_scales(float **k, float **v, const fmt_src *src, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(src);
+    float *ks = q_calloc((size_t)(m->layers * m->n_kv), sizeof *ks);
+    float *vs = q_calloc((size_t)(m->layers * m->n_kv), sizeof *vs);
+
+    if (!ks || !vs)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for the scales of %lld layers", fmt_src_dir(src),
+               (long long)m->layers);
+    for (int64_t l = 0; l < m->layers; l++) {
+        Q_TRY(load_heads(ks + l * m->n_kv, src, l, FMT_K_SCALE, err));
+        Q_TRY(load_heads(vs + l * m->n_kv, src, l, FMT_V_SCALE, err));
+    }
+    *k = ks;
+    *v = vs;
+    ks = vs = NULL;
+out:
+    q_free(ks);
+    q_free(vs);
+    return st;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+q_status qnt_load_as(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
+                     const qnt_load_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_ref ref = { role, layer, FMT_WEIGHT }, bias = { role, layer, FMT_BIAS };
     const fmt_box box = fmt_src_shape(src, ref);
+    const int w8a8 = o->scheme && strcmp(o->scheme->name, "w8a8") == 0;
     qnt_tensor t = { .N = box.n1, .K = box.k1 };
     size_t bytes;
 
-    t.scheme = scheme ? scheme : qnt_scheme_float(fmt_src_dtype(src, ref));
-    if (scheme && !fmt_role_get(role)->quant)
+    t.scheme = o->scheme ? o->scheme : qnt_scheme_float(fmt_src_dtype(src, ref));
+    if (o->scheme && !fmt_role_get(role)->quant)
         Q_FAIL(err, Q_EUNSUPPORTED, "%s is never quantized", fmt_role_get(role)->name);
     if (!q_mul_ok((size_t)t.N, qnt_row_bytes(t.scheme, t.K), &bytes) ||
         !(t.codes = q_malloc(bytes)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for [%lld, %lld]", fmt_src_name(src, ref, 0),
                (long long)t.N, (long long)t.K);
-    if (t.scheme->quantize_row)
+    if (w8a8 &&
+        (o->per_tensor || o->static_x || fmt_src_has(src, (fmt_ref){ role, layer, FMT_CODES_COL })))
+        Q_TRY(load_stored(&t, src, ref, o, err));
+    else if (t.scheme->quantize_row)
         Q_TRY(load_quantized(&t, src, ref, err));
     else
         Q_TRY(fmt_src_read(src, ref, box, t.codes, err));
@@ -112,4 +257,10 @@ q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t la
 out:
     qnt_tensor_free(&t);
     return st;
+}
+
+q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
+                  const qnt_scheme *scheme, q_err *err)
+{
+    return qnt_load_as(out, src, role, layer, &(qnt_load_opts){ .scheme = scheme }, err);
 }

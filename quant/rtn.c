@@ -11,8 +11,7 @@
 
 #include "formats/base/q_half.h"
 
-/* max|v|; NaN when there is one */
-static float row_absmax(const float *v, int64_t n)
+float qnt_absmax(const float *v, int64_t n)
 {
     int32_t max = 0;
 
@@ -36,7 +35,7 @@ static inline int round_clip(float v, int q)
 /* The f32 scale of a row; *stored is its f16 value.  0: every code is zero. */
 static float row_scale(float *stored, const float *row, int64_t K, int q)
 {
-    const float max = row_absmax(row, K);
+    const float max = qnt_absmax(row, K);
     const float s = max / (float)q;
 
     *stored = 1.0f;

@@ -21,4 +21,7 @@
 void qnt_rtn_w8(void *codes, float *scale, const float *row, int64_t K);
 void qnt_rtn_w4(void *codes, float *scale, const float *row, int64_t K);
 
+/* Largest magnitude of n values; NaN when one of them is. */
+float qnt_absmax(const float *v, int64_t n);
+
 #endif

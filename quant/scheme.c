@@ -8,6 +8,7 @@
 
 #include "formats/base/q_mem.h"
 #include "quant/rtn.h"
+#include "quant/w8a8.h"
 
 static void deq_f32(float *row, const void *codes, float scale, int64_t K)
 {
@@ -52,6 +53,7 @@ const qnt_scheme qnt_schemes[] = {
     { "bf16", "bfloat16", 16, FMT_BF16, NULL, deq_bf16 },
     { "w8", "int8 per output channel", 8, FMT_I8, qnt_rtn_w8, deq_w8 },
     { "w4", "int4 per output channel", 4, FMT_U8, qnt_rtn_w4, deq_w4 },
+    { "w8a8", "int8 weights and activations", 8, FMT_I8, qnt_rtn_w8a8, deq_w8 },
     { 0 },
 };
 

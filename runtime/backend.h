@@ -31,6 +31,7 @@ typedef struct rt_weight {
     int64_t row_bytes; /* distance of rows in data, may exceed qnt_row_bytes */
     void *data;
     float *scale, *bias; /* [N] or NULL */
+    float x_scale;       /* w8a8: of the activations; 0: found per token */
 } rt_weight;
 
 typedef enum rt_epi {

@@ -8,7 +8,11 @@
  * KV pages hold RT_PAGE tokens.  Page p of layer l is at
  *     base + ((l * n_pages + p) * 2 + (0 for K, 1 for V)) * n_kv * RT_PAGE * hd  elements,
  * laid out [n_kv][RT_PAGE][hd].  Position j of a sequence is slot j % RT_PAGE of page
- * block[i * max_blocks + j / RT_PAGE]. */
+ * block[i * max_blocks + j / RT_PAGE].
+ *
+ * int8 pages hold codes, k = code * k_scale[l, h] and v = code * v_scale[l, h], with
+ * code = round_even(k / scale) saturated to -128 .. 127 and 0 for NaN.  A scale belongs to a head,
+ * so attention multiplies scores and sums by it, never elements. */
 #ifndef RT_BATCH_H
 #define RT_BATCH_H
 
@@ -34,7 +38,7 @@ typedef struct rt_batch {
 
 /* Element format of the KV pages.  One row per format in kv.c. */
 typedef struct rt_kv_format {
-    const char *name; /* "f32", "f16" */
+    const char *name; /* "f32", "f16", "int8" */
     fmt_dtype dtype;
 } rt_kv_format;
 
@@ -42,6 +46,7 @@ typedef struct rt_kv {
     const rt_kv_format *format;
     void *base; /* backend memory */
     int64_t n_pages, layers, n_kv, hd;
+    const float *k_scale, *v_scale; /* int8: [layers, n_kv] backend memory; else NULL */
 } rt_kv;
 
 #endif

@@ -110,7 +110,8 @@ q_status rt_engine_open(rt_engine **out, rt_model *m, const rt_engine_opts *o, q
     e->max_blocks = (m->desc.max_ctx + RT_PAGE - 1) / RT_PAGE; /* pages of the longest sequence */
     if (e->max_blocks > pages)
         e->max_blocks = pages;
-    Q_TRY(rt_kv_open(&e->pool, m->be, &m->desc, o->kv_format, pages, err));
+    Q_TRY(rt_kv_open(&e->pool, m->be, &m->desc, o->kv_format, pages,
+                     &(rt_kv_scales){ .k = m->k_scale, .v = m->v_scale }, err));
     Q_TRY(rt_work_open(&e->work, m, o->max_tok, e->o.max_rows, err));
     Q_TRY(alloc_batch(e, err));
     rows = (size_t)e->o.max_rows;

@@ -11,26 +11,34 @@ static const struct {
     const char *option, *scheme;
 } weight_only_rows[] = { { "int8", "w8" }, { "int4", "w4" } };
 
-static q_status find_scheme(const qnt_scheme **out, const char *weight_only, q_err *err)
+static q_status choose(qnt_load_opts *out, const rt_model_opts *o, q_err *err)
 {
-    *out = NULL;
+    const char *weight_only = o->weight_only;
+
+    *out = (qnt_load_opts){ 0 };
+    if (o->smooth_quant && weight_only)
+        return q_fail(err, Q_EARG, "--use-smooth-quant and --weight-only exclude each other");
+    if (o->smooth_quant)
+        *out = (qnt_load_opts){ .scheme = qnt_scheme_find("w8a8"),
+                                .per_tensor = !o->per_channel,
+                                .static_x = !o->per_token };
     if (!weight_only)
         return Q_OK;
     for (size_t i = 0; i < sizeof weight_only_rows / sizeof weight_only_rows[0]; i++)
         if (strcmp(weight_only_rows[i].option, weight_only) == 0) {
-            *out = qnt_scheme_find(weight_only_rows[i].scheme);
+            out->scheme = qnt_scheme_find(weight_only_rows[i].scheme);
             return Q_OK;
         }
     return q_fail(err, Q_EARG, "--weight-only '%s': wanted int8 or int4", weight_only);
 }
 
 static q_status load_weight(rt_model *m, rt_weight *w, const fmt_src *src, fmt_role role,
-                            int64_t layer, const qnt_scheme *scheme, q_err *err)
+                            int64_t layer, const qnt_load_opts *how, q_err *err)
 {
     q_status st = Q_OK;
     qnt_tensor t = { 0 };
 
-    Q_TRY(qnt_load(&t, src, role, layer, scheme, err));
+    Q_TRY(qnt_load_as(&t, src, role, layer, how, err));
     Q_TRY(m->be->ops->prep(m->be, &t, w, err));
     if (role != FMT_TOK_EMBD)
         m->decode_bytes += (uint64_t)w->N * (qnt_row_bytes(w->scheme, w->K) + (w->scale ? 4 : 0));
@@ -64,14 +72,14 @@ out:
 
 /* Layer i of the source into m->layer[at]. */
 static q_status load_layer(rt_model *m, int64_t at, const fmt_src *src, int64_t i,
-                           const qnt_scheme *scheme, q_err *err)
+                           const qnt_load_opts *how, q_err *err)
 {
     q_status st = Q_OK;
     rt_layer *l = &m->layer[at];
 
     for (int r = 0; r < FMT_ROLES; r++)
         if (fmt_role_get((fmt_role)r)->quant)
-            Q_TRY(load_weight(m, &l->w[r], src, (fmt_role)r, i, scheme, err));
+            Q_TRY(load_weight(m, &l->w[r], src, (fmt_role)r, i, how, err));
     Q_TRY(load_vector(m, &l->norm1, src, FMT_ATTN_NORM, i, err));
     Q_TRY(load_vector(m, &l->norm2, src, FMT_FFN_NORM, i, err));
     Q_TRY(load_vector(m, &l->q_norm, src, FMT_Q_NORM, i, err));
@@ -84,7 +92,8 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
                        q_err *err)
 {
     q_status st = Q_OK;
-    const qnt_scheme *scheme = NULL;
+    const qnt_load_opts stored = { 0 };
+    qnt_load_opts how;
     q_progress *progress = NULL;
     rt_model *m = q_calloc(1, sizeof *m);
 
@@ -92,13 +101,13 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
         Q_FAIL(err, Q_ENOMEM, "no memory for the model");
     m->be = be;
     m->desc = *fmt_src_model(src);
-    Q_TRY(find_scheme(&scheme, o->weight_only, err));
+    Q_TRY(choose(&how, o, err));
     if (!(m->layer = q_calloc((size_t)m->desc.layers, sizeof *m->layer)))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)m->desc.layers);
     progress = q_progress_open(o->log, "loading", (uint64_t)m->desc.layers, "layers");
-    Q_TRY(load_weight(m, &m->embd, src, FMT_TOK_EMBD, 0, NULL, err));
+    Q_TRY(load_weight(m, &m->embd, src, FMT_TOK_EMBD, 0, &stored, err));
     for (int64_t i = 0; i < m->desc.layers; i++) {
-        Q_TRY(load_layer(m, i, src, i, scheme, err));
+        Q_TRY(load_layer(m, i, src, i, &how, err));
         q_progress_add(progress, 1);
     }
     Q_TRY(load_vector(m, &m->out_norm, src, FMT_OUT_NORM, 0, err));
@@ -106,8 +115,10 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
         m->head = m->embd;
         m->decode_bytes += (uint64_t)m->head.N * qnt_row_bytes(m->head.scheme, m->head.K);
     } else {
-        Q_TRY(load_weight(m, &m->head, src, FMT_LM_HEAD, 0, NULL, err));
+        Q_TRY(load_weight(m, &m->head, src, FMT_LM_HEAD, 0, &stored, err));
     }
+    if (fmt_src_has(src, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_K_SCALE }))
+        Q_TRY(qnt_load_kv_scales(&m->k_scale, &m->v_scale, src, err));
     snprintf(m->scheme, sizeof m->scheme, "%s", m->layer[0].w[FMT_ATTN_QKV].scheme->name);
     *out = m;
     m = NULL;
@@ -130,7 +141,7 @@ q_status rt_model_open_layer(rt_model **out, const fmt_src *src, rt_backend *be,
     m->desc.layers = 1;
     if (!(m->layer = q_calloc(1, sizeof *m->layer)))
         Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
-    Q_TRY(load_layer(m, 0, src, layer, NULL, err));
+    Q_TRY(load_layer(m, 0, src, layer, &(qnt_load_opts){ 0 }, err));
     *out = m;
     m = NULL;
 out:
@@ -159,6 +170,8 @@ void rt_model_close(rt_model *m)
         ops->unprep(m->be, &m->head);
     ops->unprep(m->be, &m->embd);
     ops->free(m->be, m->out_norm);
+    q_free(m->k_scale);
+    q_free(m->v_scale);
     q_free(m->layer);
     q_free(m);
 }

@@ -16,7 +16,10 @@
 
 typedef struct rt_model_opts {
     const char *weight_only; /* NULL: as stored; "int8", "int4": round to nearest per channel */
-    const q_log *log;        /* progress; may be NULL */
+    int smooth_quant; /* 1: w8a8, the linears and their inputs in int8; not with weight_only */
+    int per_token; /* w8a8: 1: activations by the maximum of each token; 0: by calibrated ranges */
+    int per_channel;  /* w8a8: 1: a scale for each output channel; 0: for each piece */
+    const q_log *log; /* progress; may be NULL */
 } rt_model_opts;
 
 typedef struct rt_layer {
@@ -31,8 +34,9 @@ typedef struct rt_model {
     rt_layer *layer;      /* [layers] */
     rt_weight embd, head; /* head may alias embd */
     float *out_norm;
-    char scheme[32];       /* of the linears: "f16", "w8" */
-    uint64_t decode_bytes; /* weights read by one decode step: linears, norms, head */
+    float *k_scale, *v_scale; /* [layers, n_kv] of an int8 KV cache, host; NULL: not calibrated */
+    char scheme[32];          /* of the linears: "f16", "w8" */
+    uint64_t decode_bytes;    /* weights read by one decode step: linears, norms, head */
 } rt_model;
 
 /* Errors: those of qnt_load; Q_EARG for an unknown weight_only; Q_ENOMEM. */

@@ -8,6 +8,9 @@
 
 enum {
     KEY_WEIGHT_ONLY = 0x500,
+    KEY_SMOOTH,
+    KEY_PER_TOKEN,
+    KEY_PER_CHANNEL,
     KEY_KV,
     KEY_DEVICE,
     KEY_CHAT,
@@ -30,8 +33,19 @@ static const struct argp_option model_options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
+    { "use-smooth-quant", KEY_SMOOTH, 0, 0,
+      "W8A8: the int8 weights of qwen-convert --smoothquant, and int8 activations", 0 },
+    { "per-token", KEY_PER_TOKEN, 0, 0,
+      "... activations by the maximum of each token (default: by the calibrated range)", 0 },
+    { "per-channel", KEY_PER_CHANNEL, 0, 0,
+      "... weights by a scale for each output channel (default: for each matrix); with both, a "
+      "model "
+      "that was not smoothed runs too",
+      0 },
     { "kv-cache", KEY_KV, "TYPE", 0,
-      "Element type of the KV cache: f32 (default on a CPU) or f16 (on a GPU)", 0 },
+      "Element type of the KV cache: f32 (default on a CPU), f16 (on a GPU), or int8 after "
+      "qwen-calibrate-kv",
+      0 },
     { "device", KEY_DEVICE, "NAME", 0,
       "auto (default: a GPU where there is one), cpu, cuda, cuda:N", 0 },
     { "chat-format", KEY_CHAT, "NAME", 0,
@@ -54,9 +68,18 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
             q_cli_bad(state, "--weight-only", arg, "int8 or int4");
         o->weight_only = arg;
         return 0;
+    case KEY_SMOOTH:
+        o->smooth_quant = 1;
+        return 0;
+    case KEY_PER_TOKEN:
+        o->per_token = 1;
+        return 0;
+    case KEY_PER_CHANNEL:
+        o->per_channel = 1;
+        return 0;
     case KEY_KV:
         if (!rt_kv_format_find(arg))
-            q_cli_bad(state, "--kv-cache", arg, "f32 or f16");
+            q_cli_bad(state, "--kv-cache", arg, "f32, f16 or int8");
         o->kv_format = arg;
         return 0;
     case KEY_DEVICE:
@@ -72,6 +95,10 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
         o->thinking = TXT_THINKING_OFF;
         return 0;
     case ARGP_KEY_END:
+        if (o->smooth_quant && o->weight_only)
+            argp_error(state, "--use-smooth-quant and --weight-only exclude each other");
+        if ((o->per_token || o->per_channel) && !o->smooth_quant)
+            argp_error(state, "--per-token and --per-channel go with --use-smooth-quant");
         if (!o->path)
             argp_error(state, "no model given: use -m DIR");
         o->device_unasked = !o->backend;

@@ -21,22 +21,37 @@ article=$(sed -nE '1s/.*"article": "(([^"\\]|\\.)*)".*/\1/p' $data)
 show "$bin/qwen-run" -m "$out/ft/1-gpu" --greedy --system "$system" --chat "$article TL;DR:"
 echo "(written by people: $(sed -nE '1s/.*"highlights": "(([^"\\]|\\.)*)".*/\1/p' $data))" >&2
 
-say "3. Evaluate: perplexity and ROUGE on $(wc -l <$data) abstracts, speed on $(nproc) cores"
-bytes=$(du -sb "$out/ft/1-gpu" | cut -f1)
-row='%-14s %10s %10s %8s %8s %8s %8s %10s %10s\n'
+say "3. Calibrate on the same abstracts: SmoothQuant, and an int8 key/value cache"
+show "$bin/qwen-convert" -i $model -o "$out/sq" --smoothquant 0.5 --calibrate-kv-cache \
+    --calib-data $data --force
+
+say "4. Evaluate: perplexity and ROUGE on $(wc -l <$data) abstracts, speed on $(nproc) cores"
+row='%-18s %8s %10s %8s %8s %8s %8s %10s %10s\n'
+line() { # NAME DIR OPTIONS...
+    local name=$1 dir=$2 p r b
+    shift 2
+    p=$("$bin/qwen-perplexity" -m "$dir" "$@" --data $data --json)
+    r=$("$bin/qwen-summarize" -m "$dir" "$@" --data $data --greedy --max-new-tokens 48 --json)
+    b=$("$bin/qwen-benchmark" -m "$dir" "$@" --input-len 512 --output-len 64 --json)
+    printf "$row" "$name" "$(du -sb "$dir" | awk '{printf "%.1f", $1 / 1e6}')" \
+        $(printf '%.4f %.2f %.2f %.2f %.2f %.0f %.0f' "$(num ppl "$p")" "$(num rouge1 "$r")" \
+            "$(num rouge2 "$r")" "$(num rougeL "$r")" "$(num rougeLsum "$r")" \
+            "$(num prefill_tok_s "$b")" "$(num decode_tok_s "$b")")
+}
+w8a8=(--use-smooth-quant --per-token --per-channel)
 table=$(
     printf "$row" scheme 'disk MB' perplexity ROUGE-1 ROUGE-2 ROUGE-L R-Lsum 'prefill/s' 'decode/s'
-    for scheme in f16 int8 int4; do
-        wo=(); [ $scheme = f16 ] || wo=(--weight-only $scheme)
-        p=$("$bin/qwen-perplexity" -m "$out/ft/1-gpu" "${wo[@]}" --data $data --json)
-        r=$("$bin/qwen-summarize" -m "$out/ft/1-gpu" "${wo[@]}" --data $data --greedy \
-            --max-new-tokens 48 --json)
-        b=$("$bin/qwen-benchmark" -m "$out/ft/1-gpu" "${wo[@]}" --input-len 512 --output-len 64 --json)
-        printf "$row" $scheme "$(awk "BEGIN{printf \"%.1f\", $bytes/1e6}")" \
-            $(printf '%.4f %.2f %.2f %.2f %.2f %.0f %.0f' "$(num ppl "$p")" "$(num rouge1 "$r")" \
-                "$(num rouge2 "$r")" "$(num rougeL "$r")" "$(num rougeLsum "$r")" \
-                "$(num prefill_tok_s "$b")" "$(num decode_tok_s "$b")")
-    done
+    line f16 "$out/ft/1-gpu"
+    line int8 "$out/ft/1-gpu" --weight-only int8
+    line int4 "$out/ft/1-gpu" --weight-only int4
+    line 'w8a8' "$out/ft/1-gpu" "${w8a8[@]}"
+    line 'w8a8 smooth 0.5' "$out/sq/1-gpu" "${w8a8[@]}"
+    line 'int8 KV cache' "$out/sq/1-gpu" --kv-cache int8
+    line 'w8a8 + int8 KV' "$out/sq/1-gpu" "${w8a8[@]}" --kv-cache int8
 )
 printf '\n%s\n' "$table"
-echo "int8 and int4 are rounded to nearest per channel while the f16 files are loaded." >&2
+cat >&2 <<'END'
+int8, int4: weights rounded to nearest per channel while the f16 files are loaded.
+w8a8: int8 weights per channel and int8 activations per token; smooth 0.5: after SmoothQuant, whose
+directory holds float and int8 files.
+END

@@ -9,6 +9,9 @@
  *       m' = max(m, max s)  p = exp(s - m')  o = o exp(m - m') + p v  l = l exp(m - m') + sum p
  *   y = o / l
  *
+ * Codes of an int8 cache are taken as they are: the scale of the head's keys goes into q, that of
+ * its values into y.
+ *
  * Pages are taken in order by one thread, so the result does not depend on the number of threads.
  */
 #include <math.h>
@@ -21,7 +24,7 @@ static const cpu_attn_kernels *const table[] = { &cpu_attn_avx512, &cpu_attn_avx
 static const cpu_attn_kernels *kernels_of(cpu_isa isa) /* NULL: plain C */
 {
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (table[i]->isa == isa)
+        if (table[i]->isa <= isa)
             return table[i];
     return NULL;
 }
@@ -56,7 +59,9 @@ static void piece(const rt_attn_args *a, cpu_attn *c, int s, int64_t h, int64_t 
 {
     const rt_batch *b = a->b;
     const int64_t group = a->m->n_head / a->m->n_kv, hd = a->m->hd;
-    const float root = sqrtf((float)hd);
+    const int64_t head = a->layer * a->m->n_kv + h;
+    const float root = sqrtf((float)hd), k_scale = a->kv->k_scale ? a->kv->k_scale[head] : 1.0f,
+                v_scale = a->kv->v_scale ? a->kv->v_scale[head] : 1.0f;
     const int32_t *pos = b->pos + b->q_start[s];
     const int64_t width = a->m->n_head * hd, first = b->q_start[s] * width + h * group * hd;
     const int32_t last = pos[(r0 + c->rows - 1) / group];
@@ -65,7 +70,7 @@ static void piece(const rt_attn_args *a, cpu_attn *c, int s, int64_t h, int64_t 
         const int64_t at = first + (r0 + r) / group * width + (r0 + r) % group * hd;
 
         for (int64_t i = 0; i < hd; i++) {
-            c->x[r * CPU_LDX + i] = ((const float *)a->q)[at + i] / root;
+            c->x[r * CPU_LDX + i] = ((const float *)a->q)[at + i] / root * k_scale;
             *cpu_attn_o(c, r, i) = 0;
         }
         c->max[r] = -INFINITY;
@@ -85,7 +90,7 @@ static void piece(const rt_attn_args *a, cpu_attn *c, int s, int64_t h, int64_t 
         float *y = (float *)a->y + first + (r0 + r) / group * width + (r0 + r) % group * hd;
 
         for (int64_t i = 0; i < hd; i++)
-            y[i] = *cpu_attn_o(c, r, i) / c->sum[r];
+            y[i] = *cpu_attn_o(c, r, i) / c->sum[r] * v_scale;
     }
 }
 

@@ -33,12 +33,19 @@ INLINE float max8(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
+INLINE int64_t bytes_of(fmt_dtype type)
+{
+    return type == FMT_F32 ? 4 : type == FMT_I8 ? 1 : 2;
+}
+
 INLINE __m256 load(fmt_dtype type, const char *p, int64_t i)
 {
     if (type == FMT_F32)
         return _mm256_loadu_ps((const void *)(p + 4 * i));
     if (type == FMT_F16)
         return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 2 * i)));
+    if (type == FMT_I8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + i))));
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 2 * i))), 16));
 }
@@ -46,7 +53,7 @@ INLINE __m256 load(fmt_dtype type, const char *p, int64_t i)
 /* Four keys at a time, so that four sums are under way. */
 INLINE void dots_of(fmt_dtype type, float *s, const float *q, const char *k, int n, int64_t hd)
 {
-    const int64_t row = hd * (type == FMT_F32 ? 4 : 2);
+    const int64_t row = hd * bytes_of(type);
 
     for (int j = 0; j < n; j += 4) {
         const int last = n - 1;
@@ -89,7 +96,7 @@ INLINE void axpy_part(fmt_dtype type, int V, float *o, const float *p, const cha
 INLINE void axpy_of(fmt_dtype type, float *o, const float *p, const char *v, int n, int64_t hd,
                     int64_t width)
 {
-    const int64_t bytes = type == FMT_F32 ? 4 : 2;
+    const int64_t bytes = bytes_of(type);
     int64_t i = 0;
 
     for (; i + 8 * LANES <= width; i += 8 * LANES)
@@ -156,6 +163,8 @@ static void dots(float *s, const float *q, const void *k, fmt_dtype type, int n,
         dots_of(FMT_F32, s, q, k, n, hd);
     else if (type == FMT_F16)
         dots_of(FMT_F16, s, q, k, n, hd);
+    else if (type == FMT_I8)
+        dots_of(FMT_I8, s, q, k, n, hd);
     else
         dots_of(FMT_BF16, s, q, k, n, hd);
 }
@@ -167,6 +176,8 @@ static void axpy(float *o, const float *p, const void *v, fmt_dtype type, int n,
         axpy_of(FMT_F32, o, p, v, n, hd, width);
     else if (type == FMT_F16)
         axpy_of(FMT_F16, o, p, v, n, hd, width);
+    else if (type == FMT_I8)
+        axpy_of(FMT_I8, o, p, v, n, hd, width);
     else
         axpy_of(FMT_BF16, o, p, v, n, hd, width);
 }
@@ -224,9 +235,33 @@ INLINE void turn_16x4(char *to, const char *const row[16], int64_t at)
     }
 }
 
+/* and of 8 bits: 16 rows of 16 -> 16 rows of 16; the last step joins the halves of a row */
+INLINE void turn_16x16(char *to, const char *const row[16], int64_t at)
+{
+    __m256i a[8], b[8];
+
+    for (int i = 0; i < 8; i++)
+        a[i] = two_rows(row[i] + at, row[i + 8] + at);
+    for (int i = 0; i < 4; i++) {
+        b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[2 * i] = _mm256_unpacklo_epi8(b[i], b[i + 4]);
+        a[2 * i + 1] = _mm256_unpackhi_epi8(b[i], b[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        const __m256i lo = _mm256_unpacklo_epi8(a[i], a[i + 4]);
+        const __m256i hi = _mm256_unpackhi_epi8(a[i], a[i + 4]);
+
+        store(to + 64 * i, _mm256_permute4x64_epi64(lo, 0xd8));
+        store(to + 64 * i + 32, _mm256_permute4x64_epi64(hi, 0xd8));
+    }
+}
+
 void cpu_attn_turn_avx2(void *panels, const void *k, fmt_dtype type, int n, int64_t hd)
 {
-    const int64_t bytes = hd * (type == FMT_F32 ? 4 : 2);
+    const int64_t bytes = hd * bytes_of(type);
     char *to = panels;
 
     for (int j = 0; j < n; j += 16) {
@@ -237,6 +272,8 @@ void cpu_attn_turn_avx2(void *panels, const void *k, fmt_dtype type, int n, int6
         for (int64_t at = 0; at < bytes; at += 16, to += 256)
             if (type == FMT_F32)
                 turn_16x4(to, row, at);
+            else if (type == FMT_I8)
+                turn_16x16(to, row, at);
             else
                 turn_16x8(to, row, at);
     }
@@ -246,7 +283,8 @@ const cpu_attn_kernels cpu_attn_avx2 = {
     .isa = CPU_AVX2,
     .panel = { [FMT_F32] = cpu_panel_f32_avx2,
                [FMT_F16] = cpu_panel_f16_avx2,
-               [FMT_BF16] = cpu_panel_bf16_avx2 },
+               [FMT_BF16] = cpu_panel_bf16_avx2,
+               [FMT_I8] = cpu_panel_w8_avx2 },
     .softmax = softmax,
     .turn = cpu_attn_turn_avx2,
     .dots = dots,

@@ -16,12 +16,19 @@ INLINE __mmask16 mask_of(int left) /* of LANES elements, how many exist */
     return (__mmask16)mask;
 }
 
+INLINE int64_t bytes_of(fmt_dtype type)
+{
+    return type == FMT_F32 ? 4 : type == FMT_I8 ? 1 : 2;
+}
+
 INLINE __m512 load(fmt_dtype type, const char *p, int64_t i)
 {
     if (type == FMT_F32)
         return _mm512_loadu_ps((const void *)(p + 4 * i));
     if (type == FMT_F16)
         return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p + 2 * i)));
+    if (type == FMT_I8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(p + i))));
     return _mm512_castsi512_ps(_mm512_slli_epi32(
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(p + 2 * i))), 16));
 }
@@ -29,7 +36,7 @@ INLINE __m512 load(fmt_dtype type, const char *p, int64_t i)
 /* Four keys at a time, so that four sums are under way. */
 INLINE void dots_of(fmt_dtype type, float *s, const float *q, const char *k, int n, int64_t hd)
 {
-    const int64_t row = hd * (type == FMT_F32 ? 4 : 2);
+    const int64_t row = hd * bytes_of(type);
 
     for (int j = 0; j < n; j += 4) {
         const int last = n - 1;
@@ -72,7 +79,7 @@ INLINE void axpy_part(fmt_dtype type, int V, float *o, const float *p, const cha
 INLINE void axpy_of(fmt_dtype type, float *o, const float *p, const char *v, int n, int64_t hd,
                     int64_t width)
 {
-    const int64_t bytes = type == FMT_F32 ? 4 : 2;
+    const int64_t bytes = bytes_of(type);
     int64_t i = 0;
 
     for (; i + 8 * LANES <= width; i += 8 * LANES)
@@ -139,6 +146,8 @@ static void dots(float *s, const float *q, const void *k, fmt_dtype type, int n,
         dots_of(FMT_F32, s, q, k, n, hd);
     else if (type == FMT_F16)
         dots_of(FMT_F16, s, q, k, n, hd);
+    else if (type == FMT_I8)
+        dots_of(FMT_I8, s, q, k, n, hd);
     else
         dots_of(FMT_BF16, s, q, k, n, hd);
 }
@@ -150,6 +159,8 @@ static void axpy(float *o, const float *p, const void *v, fmt_dtype type, int n,
         axpy_of(FMT_F32, o, p, v, n, hd, width);
     else if (type == FMT_F16)
         axpy_of(FMT_F16, o, p, v, n, hd, width);
+    else if (type == FMT_I8)
+        axpy_of(FMT_I8, o, p, v, n, hd, width);
     else
         axpy_of(FMT_BF16, o, p, v, n, hd, width);
 }
@@ -158,7 +169,8 @@ const cpu_attn_kernels cpu_attn_avx512 = {
     .isa = CPU_AVX512,
     .panel = { [FMT_F32] = cpu_panel_f32_avx512,
                [FMT_F16] = cpu_panel_f16_avx512,
-               [FMT_BF16] = cpu_panel_bf16_avx512 },
+               [FMT_BF16] = cpu_panel_bf16_avx512,
+               [FMT_I8] = cpu_panel_w8_avx512 },
     .softmax = softmax,
     .turn = cpu_attn_turn_avx2,
     .dots = dots,

@@ -61,6 +61,14 @@ static float softmax_plain(float *s, int n, float *max, float *sum)
     return shrink;
 }
 
+static void widen(float *to, const char *from, fmt_dtype type, int64_t n)
+{
+    if (type != FMT_I8)
+        fmt_convert(to, FMT_F32, from, type, (size_t)n, NULL);
+    for (int64_t i = 0; type == FMT_I8 && i < n; i++)
+        to[i] = ((const int8_t *)from)[i];
+}
+
 static void page_plain(cpu_attn *a, const void *k, const void *v)
 {
     const size_t row = (size_t)a->hd * fmt_dtype_bytes(a->kv);
@@ -68,7 +76,7 @@ static void page_plain(cpu_attn *a, const void *k, const void *v)
     float s[CPU_ATTN_ROWS][RT_PAGE], key[CPU_MAX_HD];
 
     for (int j = 0; j < n; j++) {
-        fmt_convert(key, FMT_F32, (const char *)k + (size_t)j * row, a->kv, (size_t)a->hd, NULL);
+        widen(key, (const char *)k + (size_t)j * row, a->kv, a->hd);
         for (int r = 0; r < a->rows; r++) {
             const float *q = a->x + r * CPU_LDX;
             float sum = 0;
@@ -82,7 +90,7 @@ static void page_plain(cpu_attn *a, const void *k, const void *v)
         if (a->n_keys[r] > 0)
             shrink_row(a, r, softmax_plain(s[r], a->n_keys[r], &a->max[r], &a->sum[r]));
     for (int j = 0; j < n; j++) {
-        fmt_convert(key, FMT_F32, (const char *)v + (size_t)j * row, a->kv, (size_t)a->hd, NULL);
+        widen(key, (const char *)v + (size_t)j * row, a->kv, a->hd);
         for (int r = 0; r < a->rows; r++)
             for (int64_t i = 0; i < a->hd && j < a->n_keys[r]; i++)
                 *cpu_attn_o(a, r, i) += s[r][j] * key[i];

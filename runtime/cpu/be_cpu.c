@@ -9,6 +9,7 @@
  * that starts on a huge page, with rows on cache-line boundaries, and w4 is reordered (cpu.h). */
 #include "runtime/cpu/be_cpu.h"
 
+#include <float.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,7 @@ static cpu_isa best_isa(void)
 {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        return CPU_AVX512;
+        return __builtin_cpu_supports("avx512vnni") ? CPU_VNNI : CPU_AVX512;
     /* every processor with AVX2 and FMA has F16C */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return CPU_AVX2;
@@ -106,6 +107,7 @@ static void close_cpu(rt_backend *be)
 {
     cpu_be *c = cpu_of(be);
 
+    cpu_codes_free(c->codes);
     free(c->scratch);
     q_free(c);
 }
@@ -145,13 +147,19 @@ static q_status sync_cpu(rt_backend *be, q_err *err)
 static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
 {
     q_status st = Q_OK;
-    const cpu_be *c = cpu_of(be);
-    rt_weight w = { .scheme = src->scheme, .N = src->N, .K = src->K };
+    cpu_be *c = cpu_of(be);
+    rt_weight w = { .scheme = src->scheme, .N = src->N, .K = src->K, .x_scale = src->x_scale };
 
     if (src->N < 1 || src->K < 1 || src->N > INT32_MAX || src->K > INT32_MAX)
         Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld]: each side must be 1 .. 2^31 - 1",
                (long long)src->N, (long long)src->K);
-    if (cpu_panel_of(c->isa, src->scheme)) {
+    if (cpu_in_codes(src->scheme)) {
+        if (!(src->x_scale >= 0) || src->x_scale > FLT_MAX)
+            Q_FAIL(err, Q_EARG, "weight [%lld, %lld]: activation scale %g; wanted 0 or more",
+                   (long long)src->N, (long long)src->K, (double)src->x_scale);
+        Q_TRY(cpu_codes_reserve(&c->codes, src->K, err));
+    }
+    if (cpu_in_panels(c->isa, src->scheme)) {
         Q_TRY(cpu_panel_pack(&w, src, c->threads, err));
         q_free(src->codes);
     } else {

@@ -9,7 +9,7 @@
  * pieces never share an output, so results have the same bits for any number of threads.  The
  * SIMD kernels go further: a row of x times W is one chain of FMA per CPU_TILE_K elements of K, for
  * any number of tokens and for both instruction sets, so a sequence gets the same bits whatever
- * shares its batch. */
+ * shares its batch.  Sums of w8a8 are integers: every kernel, plain C included, gives the same. */
 #ifndef CPU_H
 #define CPU_H
 
@@ -22,7 +22,8 @@
 
 #include "runtime/backend.h"
 
-typedef enum cpu_isa { CPU_REF, CPU_AVX2, CPU_AVX512 } cpu_isa;
+/* Each level includes those before it.  CPU_VNNI: AVX-512 with dot products of bytes. */
+typedef enum cpu_isa { CPU_REF, CPU_AVX2, CPU_AVX512, CPU_VNNI } cpu_isa;
 
 #define CPU_MAX_THREADS 64  /* OpenBLAS packages reserve buffers for 64 callers */
 #define CPU_MAX_HD      256 /* head width; bounds the scratch of attention */
@@ -33,6 +34,7 @@ typedef struct cpu_be {
     int threads;
     char *scratch; /* [threads][scratch_bytes], made when the backend opens */
     size_t scratch_bytes;
+    struct cpu_codes *codes; /* of w8a8; NULL before such a weight was prepared */
 } cpu_be;
 
 static inline cpu_be *cpu_of(rt_backend *be)
@@ -57,10 +59,12 @@ static inline void *cpu_scratch(const cpu_be *c) /* of the calling thread */
  *   f32 f16 bf16 w8   [panels][K][16] elements
  *   w4                [panels][ceil(K / 8)][16] words of 32 bits: 8 successive codes of a row,
  *                     the first in the low nibble, as in the canonical order
+ *   w8a8              [panels][ceil(K / 4)][16] words of 32 bits: 4 successive codes of a row, each
+ *                     plus 128 (the dot products of bytes take one operand without sign)
  *
  * Missing rows of the last panel and missing codes of the last word are the code of zero.
  * rt_weight keeps N, K and, in row_bytes, the bytes of a panel.  "cpu-ref", and a scheme without
- * such a kernel, keep the canonical rows. */
+ * such a kernel, keep the canonical rows; w8a8 has a kernel everywhere. */
 #define CPU_PANEL 16
 
 static inline int64_t cpu_round_up(int64_t n, int64_t to)
@@ -113,8 +117,58 @@ cpu_panel_fn cpu_panel_f32_avx2, cpu_panel_f16_avx2, cpu_panel_bf16_avx2, cpu_pa
 cpu_panel_fn cpu_panel_f32_avx512, cpu_panel_f16_avx512, cpu_panel_bf16_avx512, cpu_panel_w8_avx512,
     cpu_panel_w4_avx512;
 
-/* NULL: weights of this scheme stay in canonical rows */
-cpu_panel_fn *cpu_panel_of(cpu_isa isa, const qnt_scheme *s);
+int cpu_in_panels(cpu_isa isa, const qnt_scheme *s); /* 0: weights stay in canonical rows */
+int cpu_in_codes(const qnt_scheme *s);               /* 1: activations become codes: w8a8 */
+
+/* ---- w8a8 ---------------------------------------------------------------------------------- */
+
+#define CPU_CODES_M     512                /* tokens quantized at a time */
+#define CPU_CODES_BYTES ((int64_t)8 << 20) /* and at most so many bytes of codes */
+#define CPU_DOT_MAX_K   ((int64_t)1 << 20)
+/* Elements whose sum of products fits in 32 bits: 255 * 128 * 65536 < 2^31. */
+#define CPU_DOT_K      65536
+#define CPU_DOT_TILE_K 2048 /* of K: codes of 12 tokens are 24 KiB and stay in L1 */
+
+/* Activations as int8 codes.  Storage is reserved when a weight is prepared, filled once per call
+ * of linear for cpu_codes_tokens(K) of its tokens at a time. */
+typedef struct cpu_codes {
+    int8_t *q;    /* rows ld apart; zeros from K on */
+    int64_t ld;   /* an odd number of cache lines, so that rows do not share cache sets */
+    size_t bytes; /* of q */
+    float scale[CPU_CODES_M]; /* x = code * scale; NaN: the row had a value that is not finite */
+    int32_t sum[CPU_CODES_M]; /* of the codes of a row */
+} cpu_codes;
+
+/* In quant_rows.c.  reserve: for weights with this K; tokens: how many fit. */
+q_status cpu_codes_reserve(cpu_codes **c, int64_t K, q_err *err);
+void cpu_codes_free(cpu_codes *c);
+int64_t cpu_codes_tokens(int64_t K);
+/* x [m, K] into codes.  x_scale 0: per token, amax = max(1e-6, max |x|), code = round_even(x * (127
+ * / amax)), scale = amax / 127; else code = round_even(x / x_scale), saturated to -128 .. 127. A
+ * row with a NaN or an infinity gets codes 0 and scale NaN, so that its products are NaN. */
+void cpu_codes_make(cpu_codes *c, const float *x, int m, int64_t K, float x_scale, int threads);
+
+/* One kernel call: out += codes times panels, exact.
+ *   q    [m] rows ld apart, 4 * words of K, readable up to the next multiple of 32; m <=
+ *        CPU_TILE_M, and m > CPU_FEW: 4 * words <= CPU_DOT_TILE_K
+ *   w    first panel, from the k of q on; panels lie panel_bytes apart
+ *   out  [m] rows CPU_BLOCK_N apart, 16 columns for each panel: sums of q * (code + 128) */
+typedef struct cpu_dot {
+    const int8_t *q;
+    int64_t ld;
+    int m;
+    int64_t words;
+    const uint8_t *w;
+    int64_t panel_bytes;
+    int panels;
+    int32_t *out;
+} cpu_dot;
+
+typedef void cpu_dot_fn(const cpu_dot *a);
+
+cpu_dot_fn cpu_dot_ref, cpu_dot_avx2, cpu_dot_vnni;
+
+/* ---- one piece ----------------------------------------------------------------------------- */
 
 /* The product of one piece, scaled: out[t, i] = x_t . w_(n0 + i), t < m <= CPU_GROUP_M, i < n <=
  * CPU_BLOCK_N.
@@ -128,6 +182,9 @@ typedef struct cpu_job {
     int m;
     float *out, *tmp;
     cpu_panel_fn *panel;
+    const struct cpu_codes *codes; /* of w8a8, in place of x: these tokens are its rows t0 on */
+    int64_t t0;
+    cpu_dot_fn *dot;
 } cpu_job;
 
 #define CPU_JOB_TMP (CPU_BLOCK_N * CPU_TILE_K)
@@ -135,6 +192,7 @@ typedef struct cpu_job {
 typedef void cpu_job_fn(const cpu_job *j);
 
 cpu_job_fn cpu_mul_panels;             /* panel.c */
+cpu_job_fn cpu_mul_dots;               /* dot.c */
 cpu_job_fn cpu_mul_rows, cpu_mul_gemm; /* rows_ref.c */
 
 size_t cpu_linear_scratch(void); /* bytes per thread */
@@ -147,7 +205,7 @@ size_t cpu_linear_scratch(void); /* bytes per thread */
  * a page, [n, hd] in the KV format; n <= RT_PAGE. */
 typedef struct cpu_attn_kernels {
     cpu_isa isa;
-    cpu_panel_fn *panel[FMT_BF16 + 1]; /* by KV format */
+    cpu_panel_fn *panel[FMT_I8 + 1]; /* by KV format */
     /* One row of scores into weights: p = exp(s - max), 0 from n on (1 <= n <= RT_PAGE); *max and
      * *sum are brought up to date; earlier sums must be multiplied with the result.  s, p
      * [RT_PAGE], may be the same. */

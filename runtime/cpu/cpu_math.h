@@ -1,4 +1,4 @@
-/* exp as straight arithmetic, so that loops over it become vectors. */
+/* exp and rounding as straight arithmetic, so that loops over them become vectors. */
 #ifndef CPU_MATH_H
 #define CPU_MATH_H
 
@@ -41,6 +41,16 @@ static inline float cpu_silu(float v)
     const float y = v / (1.0f + cpu_exp(-v));
 
     return v < CPU_EXP_MIN ? 0.0f : y;
+}
+
+/* The nearest integer, ties to even, saturated to -128 .. 127; NaN gives 0.  Adding 1.5 * 2^23
+ * rounds at the last bit of the float, which then holds the integer. */
+static inline int8_t cpu_round_i8(float v)
+{
+    v = v < -128.0f ? -128.0f : v;
+    v = v > 127.0f ? 127.0f : v;
+    v = v == v ? v : 0.0f;
+    return (int8_t)(uint8_t)q_f32_to_bits(v + 12582912.0f);
 }
 
 #endif

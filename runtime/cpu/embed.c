@@ -5,7 +5,7 @@
 q_status cpu_embed(rt_backend *be, const rt_embed_args *a, q_err *err)
 {
     const rt_weight *w = a->w;
-    const int panels = cpu_panel_of(cpu_of(be)->isa, w->scheme) != NULL;
+    const int panels = cpu_in_panels(cpu_of(be)->isa, w->scheme);
 
     for (int t = 0; t < a->b->n_tok; t++)
         if (a->b->tok[t] < 0 || a->b->tok[t] >= w->N)

@@ -11,14 +11,20 @@
 #include "formats/base/q_mem.h"
 #include "runtime/cpu/cpu.h"
 
-/* What moves when rows become panels: an element, or for w4 a word of 8 codes. */
+/* What moves when rows become panels: an element, or a word of several codes. */
 typedef struct unit {
     int bytes, codes;
+    uint8_t zero; /* a byte of zeros, in the panel */
+    uint8_t flip; /* added to every byte of a canonical row */
 } unit;
 
 static unit unit_of(const qnt_scheme *s)
 {
-    return s->bits == 4 ? (unit){ 4, 8 } : (unit){ s->bits / 8, 1 };
+    if (cpu_in_codes(s))
+        return (unit){ .bytes = 4, .codes = 4, .zero = 0x80, .flip = 0x80 };
+    if (s->bits == 4)
+        return (unit){ .bytes = 4, .codes = 8, .zero = 0x88 };
+    return (unit){ .bytes = s->bits / 8, .codes = 1 };
 }
 
 /* [16][n] -> [n][16], elements of `bytes`; inlined for each size */
@@ -47,14 +53,16 @@ static void pack_panel(char *dst, const qnt_tensor *t, int64_t n0)
         transpose(dst, src, whole, 2);
     else
         transpose(dst, src, whole, 1);
-    if (units > whole) { /* w4 only: nibbles of 8 are zeros */
-        memset(tail, 0x88, (size_t)(CPU_PANEL * u.bytes));
+    if (units > whole) {
+        memset(tail, u.zero ^ u.flip, (size_t)(CPU_PANEL * u.bytes));
         for (int r = 0; r < CPU_PANEL; r++)
             memcpy(tail + r * u.bytes, src[r] + whole * u.bytes, row - (size_t)(whole * u.bytes));
     }
+    for (int64_t i = 0; u.flip && i < units * CPU_PANEL * u.bytes; i++)
+        dst[i] = (char)(dst[i] ^ u.flip);
     for (int r = rows; r < CPU_PANEL; r++)
         for (int64_t i = 0; i < units; i++)
-            memset(dst + (i * CPU_PANEL + r) * u.bytes, u.codes == 8 ? 0x88 : 0, (size_t)u.bytes);
+            memset(dst + (i * CPU_PANEL + r) * u.bytes, u.zero, (size_t)u.bytes);
 }
 
 q_status cpu_panel_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_err *err)
@@ -92,6 +100,8 @@ void cpu_panel_row(float *dst, const rt_weight *w, int64_t row)
 
         for (int64_t i = 0; i < n; i += u.codes, p += CPU_PANEL * u.bytes)
             memcpy(codes + i / u.codes * u.bytes, p, (size_t)u.bytes);
+        for (int64_t i = 0; u.flip && i < n; i++)
+            codes[i] = (char)(codes[i] ^ u.flip);
         w->scheme->dequantize_row(dst + k, codes, w->scale ? w->scale[row] : 1.0f, n);
     }
 }

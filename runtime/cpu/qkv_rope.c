@@ -1,17 +1,19 @@
 /* From the fused projection to attention's inputs.  For every token, each head of q and k in turn:
  *
  *   q_norm / k_norm   RMSNorm over the head, where the model has them (Qwen3)
- *   rotation          (a, b) -> (a c - b s, b c + a s) for pair i = elements (i step, i step + gap);
- *                     c and s carry rope_mscale
- *   q_scale           logn factor of the token, q only
+ *   rotation          (a, b) -> (a c - b s, b c + a s) for pair i = elements (i step, i step +
+ * gap); c and s carry rope_mscale q_scale           logn factor of the token, q only
  *
- * then k and v go to their page slots in the KV format.  angle = (float)pos * inv_freq[i] in f32,
+ * then k and v go to their page slots in the KV format (int8: divided by the scale of the head,
+ * rounded to even, saturated).  angle = (float)pos * inv_freq[i] in f32,
  * as Hugging Face computes it: with long contexts an angle in double would be another model. Cosine
  * and sine are computed once per token and shared by its heads. */
 #include "runtime/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
+
+#include "runtime/cpu/cpu_math.h"
 
 typedef struct turn {
     float cos[CPU_MAX_HD / 2], sin[CPU_MAX_HD / 2];
@@ -49,15 +51,30 @@ static void load_head(float *dst, const float *src, const float *norm, const fmt
         memcpy(dst, src, (size_t)m->hd * sizeof *dst);
 }
 
+/* k (which 0) or v (1) of kv head h of token t into its slot */
+static void store_head(const rt_qkv_args *a, int t, int which, int64_t h, const float *v)
+{
+    const rt_kv *kv = a->kv;
+    const int64_t hd = a->m->hd;
+    char *to = cpu_kv_at(kv, a->b, a->layer, which, a->b->seq[t], h, a->b->pos[t]);
+    const float *scale = which == 0 ? kv->k_scale : kv->v_scale;
+
+    if (kv->format->dtype != FMT_I8) {
+        fmt_convert(to, kv->format->dtype, v, FMT_F32, (size_t)hd, NULL);
+        return;
+    }
+    for (int64_t i = 0; i < hd; i++)
+        ((int8_t *)to)[i] = cpu_round_i8(v[i] / scale[a->layer * kv->n_kv + h]);
+}
+
 static void one_token(const rt_qkv_args *a, int t)
 {
     const fmt_model *m = a->m;
     const rt_batch *b = a->b;
-    const int64_t hd = m->hd, pos = b->pos[t];
+    const int64_t hd = m->hd;
     const int seq = b->seq[t];
     const float *row = (const float *)a->qkv + t * (m->n_head + 2 * m->n_kv) * hd;
     float *q = (float *)a->q + t * m->n_head * hd;
-    const fmt_dtype kv = a->kv->format->dtype;
     float head[CPU_MAX_HD];
     turn tr;
 
@@ -71,12 +88,10 @@ static void one_token(const rt_qkv_args *a, int t)
     for (int64_t h = 0; h < m->n_kv; h++, row += hd) {
         load_head(head, row, a->k_norm, m);
         rotate(head, &tr, m);
-        fmt_convert(cpu_kv_at(a->kv, b, a->layer, 0, seq, h, pos), kv, head, FMT_F32, (size_t)hd,
-                    NULL);
+        store_head(a, t, 0, h, head);
     }
     for (int64_t h = 0; h < m->n_kv; h++, row += hd)
-        fmt_convert(cpu_kv_at(a->kv, b, a->layer, 1, seq, h, pos), kv, row, FMT_F32, (size_t)hd,
-                    NULL);
+        store_head(a, t, 1, h, row);
 }
 
 q_status cpu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_err *err)

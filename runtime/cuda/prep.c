@@ -139,6 +139,8 @@ q_status cu_prep(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
     size_t bytes = 0, pad;
     void *p = NULL;
 
+    if (strcmp(src->scheme->name, "w8a8") == 0)
+        Q_FAIL(err, Q_EUNSUPPORTED, "w8a8 does not run on this device yet: use --device cpu");
     w.scheme = quantized ? src->scheme : qnt_scheme_float(FMT_F16);
     if (src->N < 1 || src->K < 1 || src->N > INT32_MAX || src->K > INT32_MAX)
         Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld]: each side must be 1 .. 2^31 - 1",

@@ -12,13 +12,14 @@
 #include <time.h>
 
 #include "formats/base/q_mem.h"
+#include "quant/linalg.h"
 #include "runtime/backend.h"
 
 #define READ_BYTES ((size_t)1 << 30)
 #define SET_BYTES  ((size_t)768 << 20) /* of codes, per scheme */
 #define ROUNDS     5
 
-static const char *const schemes[] = { "f32", "f16", "bf16", "w8", "w4" };
+static const char *const schemes[] = { "f32", "f16", "bf16", "w8", "w4", "w8a8" };
 
 #define N_SCHEMES (sizeof schemes / sizeof schemes[0])
 
@@ -158,6 +159,29 @@ static void linears(rt_backend *be, const char *name, double read)
     q_free(y);
 }
 
+/* What the same product costs in float32 through OpenBLAS, every thread with its share of the rows.
+ */
+static void blas(const rt_backend *be)
+{
+    const int64_t M = 512, N = 11008, K = 2048, part = N / be->threads;
+    float *w = activations(N * K), *x = activations(M * K), *y = activations(M * N);
+    double best = 1e30;
+
+    for (int i = 0; i < ROUNDS; i++) {
+        const double t = now();
+
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+        for (int p = 0; p < be->threads; p++)
+            qnt_gemm_nt(M, part, K, x, K, w + p * part * K, K, 0, y + p * part, N);
+        best = now() - t < best ? now() - t : best;
+    }
+    printf("OpenBLAS f32, 512 tokens: %.0f GFLOP/s\n",
+           2e-9 * (double)(M * part * be->threads * K) / best);
+    q_free(w);
+    q_free(x);
+    q_free(y);
+}
+
 /* n_tok new tokens of one sequence after `past` cached ones. */
 static void attention(rt_backend *be, const rt_kv_format *format, int n_kv, int past, int n_tok)
 {
@@ -171,6 +195,7 @@ static void attention(rt_backend *be, const rt_kv_format *format, int n_kv, int 
                  .layers = 1,
                  .n_kv = n_kv,
                  .hd = 128 };
+    float *scale = activations(n_kv); /* of int8; any numbers will do */
     int32_t q_start[2] = { 0, n_tok }, kv_len[1] = { len };
     rt_batch b = {
         .n_tok = n_tok, .n_seq = 1, .max_blocks = pages, .q_start = q_start, .kv_len = kv_len
@@ -180,6 +205,7 @@ static void attention(rt_backend *be, const rt_kv_format *format, int n_kv, int 
     q_err err = { 0 };
 
     memset(kv.base, 0x11, bytes);
+    kv.k_scale = kv.v_scale = format->dtype == FMT_I8 ? scale : NULL;
     b.pos = need(q_calloc((size_t)n_tok, sizeof *b.pos));
     b.block = need(q_calloc((size_t)pages, sizeof *b.block));
     for (int i = 0; i < n_tok; i++) {
@@ -201,6 +227,7 @@ static void attention(rt_backend *be, const rt_kv_format *format, int n_kv, int 
            format->name, n_kv, past, n_tok, 1e3 * best, 4e-9 * 128 * 16 * pairs / best,
            1e-9 * (double)bytes / best);
     q_free(kv.base);
+    q_free(scale);
     q_free(b.pos);
     q_free(b.block);
     q_free(q);
@@ -210,6 +237,7 @@ static void attention(rt_backend *be, const rt_kv_format *format, int n_kv, int 
 int main(int argc, char **argv)
 {
     static const rt_kv_format f32 = { "f32", FMT_F32 }, f16 = { "f16", FMT_F16 };
+    static const rt_kv_format int8 = { "int8", FMT_I8 };
     rt_backend *be = NULL;
     q_err err = { 0 };
     double read;
@@ -220,13 +248,17 @@ int main(int argc, char **argv)
     read = read_bandwidth(be);
     for (size_t i = 0; i < N_SCHEMES; i++)
         linears(be, schemes[i], read);
+    blas(be);
     attention(be, &f32, 16, 0, 512);
     attention(be, &f16, 16, 0, 512);
+    attention(be, &int8, 16, 0, 512);
     attention(be, &f16, 16, 0, 2048);
     attention(be, &f16, 2, 0, 2048);
     attention(be, &f32, 16, 2047, 1);
     attention(be, &f16, 16, 2047, 1);
+    attention(be, &int8, 16, 2047, 1);
     attention(be, &f16, 2, 2047, 1);
+    attention(be, &int8, 2, 2047, 1);
     rt_backend_close(be);
     return 0;
 }

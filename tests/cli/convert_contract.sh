@@ -6,11 +6,11 @@ convert=$(bin qwen-convert)
 expect_exit 0 "$convert" --help
 expect_empty "$tmp/stderr"
 for word in --input --output --storage-type --tensor-parallelism --dry-run --force --strict \
-    --verify --json --threads 'Examples:' 'Exit codes: 0 done; 64 usage'; do
+    --verify --json --threads --smoothquant=A --calibrate-kv-cache --stats=FILE 'Examples:' 'Exit codes: 0 done; 64 usage'; do
     expect_stdout "$word"
 done
-expect_equal "$(grep -c '^  qwen-convert ' "$tmp/stdout")" 3
-tap_ok "--help teaches options, three examples and exit codes on stdout"
+expect_equal "$(grep -c '^  qwen-convert ' "$tmp/stdout")" 4
+tap_ok "--help teaches options, four examples and exit codes on stdout"
 
 expect_exit 0 "$convert" --version
 expect_stdout '^qwenkit [0-9]+\.[0-9]+\.[0-9]+$'
@@ -36,6 +36,10 @@ usage "'2x' is not a whole number" -i "$model" -o "$tmp/o" -p 2x
 usage "'-1' is not a whole number" -i "$model" -o "$tmp/o" --threads -1
 usage 'verify stands alone' --verify "$tmp" -i "$model"
 usage "requires an argument -- 'i'" -i
+usage "'1.5' is not a number from 0 to 1" -i "$model" -o "$tmp/o" --smoothquant 1.5
+usage "'half' is not a number" -i "$model" -o "$tmp/o" --smoothquant=half
+usage "option '--smoothquant' requires an argument" -i "$model" -o "$tmp/o" --smoothquant
+usage 'calibration is for --smoothquant and --calibrate-kv-cache' -i "$model" -o "$tmp/o" --stats x.h5
 expect test ! -e "$tmp/o"
 tap_ok "usage errors exit 64 and write nothing"
 

@@ -33,8 +33,8 @@ tap_ok "an FT directory, its parent, --json"
 
 expect_exit 0 "$inspect" "$model" --tensors
 expect_equal "$(grep -c '\[' "$tmp/stdout")" $((3 + 8 * 7))
-expect_stdout '^tok_embd     weight        float16  \[4096, 256\]        transformer.wte.weight$'
-expect_stdout '^attn_qkv     bias       7  float16  \[768\]              transformer.h.7.attn.c_attn.bias$'
+expect_stdout '^tok_embd     weight +float16  \[4096, 256\]        transformer.wte.weight$'
+expect_stdout '^attn_qkv     bias +7  float16  \[768\]              transformer.h.7.attn.c_attn.bias$'
 expect_exit 0 "$inspect" "$model" --tensors --json
 expect_equal "$(grep -o '"role"' "$tmp/stdout" | wc -l)" $((3 + 8 * 7))
 expect_stdout '\{"role": "ffn_gate_up", "part": "weight", "layer": 0, "dtype": "float16", "shape": \[1536, 256\], "name": "transformer.h.0.mlp.w2.weight"\}'

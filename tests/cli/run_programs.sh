@@ -41,7 +41,7 @@ usage '\-\-system goes with --chat' "$run" -m "$model" --input-text a --system b
 usage "'-1' is not a whole number" "$run" -m "$model" --chat a --max-new-tokens -1
 usage "'nan' is not a number" "$run" -m "$model" --chat a --temperature nan
 usage "'1.5' is not a number from 0 to 1" "$run" -m "$model" --chat a --top-p 1.5
-usage "'f8' is not f32 or f16" "$run" -m "$model" --chat a --kv-cache f8
+usage "'f8' is not f32, f16 or int8" "$run" -m "$model" --chat a --kv-cache f8
 usage 'no dataset given' "$sum" -m "$model"
 usage 'give one of --text and --data' "$ppl" -m "$model"
 usage "'1' is not a whole number from 2" "$ppl" -m "$model" --text "$data" --window 1

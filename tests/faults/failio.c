@@ -21,6 +21,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -70,9 +71,32 @@ __attribute__((constructor)) static void setup(void)
     if ((v = getenv("FAIL_ERRNO")))
         fail_errno = atoi(v);
     sticky = getenv("FAIL_STICKY") != NULL;
-    copy(kind, sizeof kind, "FAIL_CALL"); /* last: from here on calls are counted */
+}
+
+typedef int main_fn(int argc, char **argv, char **env);
+typedef int start_fn(main_fn *main, int argc, char **argv, void (*init)(void), void (*fini)(void),
+                     void (*rtld_fini)(void), void *stack);
+
+start_fn __libc_start_main;
+static main_fn *program;
+
+/* Counting begins with the program: initializers of libraries are not ours, and some do not look at
+ * what malloc gives them. */
+static int counted_main(int argc, char **argv, char **env)
+{
+    copy(kind, sizeof kind, "FAIL_CALL");
     if (strcmp(kind, "storm") == 0)
         start_storm();
+    return program(argc, argv, env);
+}
+
+int __libc_start_main(main_fn *main, int argc, char **argv, void (*init)(void), void (*fini)(void),
+                      void (*rtld_fini)(void), void *stack)
+{
+    start_fn *real = (start_fn *)(uintptr_t)dlsym(RTLD_NEXT, "__libc_start_main");
+
+    program = main;
+    return real(counted_main, argc, argv, init, fini, rtld_fini, stack);
 }
 
 /* 1 and errno when this call of `what` is to fail */

@@ -14,17 +14,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_files(const fmt_model *m, int T)
 {
     static const size_t some[] = { 0, 1, 2, 3, 4, 5, 9, 17, 100, 5000 };
+    const fmt_ft_layout l = { .ranks = T,
+                              .store = FMT_F16,
+                              .sets = T % 3 == 1 ? FMT_FT_W8A8 | FMT_FT_KV8 : 0 };
     fmt_ft_file f;
 
     for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
-        if (!fmt_ft_file_at(&f, m, T, some[i]))
+        if (!fmt_ft_file_at(&f, m, &l, some[i]))
             continue;
         assert(f.rows > 0 && f.cols > 0 && f.rows <= INT64_MAX / 8 / f.cols && f.rank < T);
         for (int k = 0; k < f.n_seg; k++) {
             const fmt_box b = f.seg[k].box;
 
             assert(b.n0 >= 0 && b.n0 < b.n1 && b.k0 >= 0 && b.k0 < b.k1);
-            assert(b.n1 <= fmt_role_rows(fmt_role_get(f.ref.role), m));
+            assert(b.n1 <= f.N && b.k1 <= f.K);
             assert(f.seg[k].at + b.n1 - b.n0 <= (f.transposed ? f.cols : f.rows));
         }
     }
@@ -41,8 +44,9 @@ static void check_ini(const fmt_model *m, const fmt_json *config)
     fmt_json *doc = NULL;
     q_err err = { 0 };
     fmt_model b;
+    const fmt_ft_layout l = { .ranks = 1, .store = FMT_F16 };
 
-    if (fmt_ft_config_text(&text, config, m->family->model_type, 1, FMT_F16, &err) == Q_OK) {
+    if (fmt_ft_config_text(&text, config, m->family->model_type, &l, &err) == Q_OK) {
         assert(fmt_ini_parse(&doc, text.data, text.size, "config.ini", &err) == Q_OK);
         assert(fmt_model_parse(&b, fmt_json_get(doc, m->family->model_type), "i", &err) == Q_OK);
         assert(m->hid == b.hid && m->layers == b.layers && m->n_head == b.n_head &&

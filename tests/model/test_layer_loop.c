@@ -30,6 +30,19 @@ static void open_fixture(fixture *f)
                            .tool = "test" };
 }
 
+/* A budget for everything but a part of the hidden states. */
+static uint64_t fits_not(const fixture *f, const cal_run_opts *o)
+{
+    q_err err = { 0 };
+    cal_run r;
+    cal_cost c;
+
+    T_OK(cal_run_open(&r, f->src, o, &err), err);
+    cal_run_cost(&c, &r);
+    cal_run_close(&r);
+    return c.ram - c.hidden / 2;
+}
+
 static void run(const fixture *f, const cal_run_opts *o, cal_ranges *out)
 {
     q_err err = { 0 };
@@ -130,7 +143,7 @@ static void forward(rt_model *m, rt_backend *be, const cal_data *d, size_t i, wa
     }
     for (int k = 0; k < 64; k++) /* base 10000, 128 rotated elements, as the checkpoint says */
         inv_freq[k] = (float)(1.0 / __builtin_pow(10000, 2.0 * k / 128));
-    T_OK(rt_kv_open(&pool, be, &m->desc, "f32", BLOCKS, &err), err);
+    T_OK(rt_kv_open(&pool, be, &m->desc, "f32", BLOCKS, NULL, &err), err);
     T_OK(rt_work_open(&work, m, MAX, 1, &err), err);
     work.tap = see;
     work.tap_user = w;
@@ -210,7 +223,7 @@ static void t_steps_threads_spilling(void)
     cal_ranges_close(&b);
     o.max_tok = 4096; /* all in one */
     o.job_dir = q_path_join(t_tmpdir(), "spilled.job");
-    o.max_ram = 1000;
+    o.max_ram = fits_not(&f, &o);
     run(&f, &o, &b);
     check_same(&a, &b);
     T_INT(q_path_exists(o.job_dir), 0); /* removed when all is done */
@@ -247,7 +260,8 @@ static void t_stop_and_continue(void)
         int stops = 0;
         q_status st = Q_ECANCEL;
 
-        f.o.max_ram = spill ? 1000 : 0;
+        f.o.max_ram = 0;
+        f.o.max_ram = spill ? fits_not(&f, &f.o) : 0;
         for (int steps = 4; st == Q_ECANCEL; steps = steps * 3 % 11 + 4) {
             cal_loop_opts lo;
 
@@ -291,6 +305,21 @@ static void t_stop_and_continue(void)
     }
     q_free((char *)(uintptr_t)f.o.job_dir);
     cal_ranges_close(&want);
+    fmt_src_close(f.src);
+}
+
+static void t_budget(void)
+{
+    q_err err = { 0 };
+    fixture f;
+    cal_ranges r;
+    cal_run run_;
+
+    open_fixture(&f);
+    f.o.max_ram = 100000;
+    T_OK(cal_run_open(&run_, f.src, &f.o, &err), err);
+    T_ERR(cal_run_ranges(&run_, &r, &err), err, Q_ECONFIG, "--max-ram allows 100000");
+    cal_run_close(&run_);
     fmt_src_close(f.src);
 }
 
@@ -403,6 +432,7 @@ static void t_replace(void)
 static const t_case cases[] = { T(t_sees_the_whole_model),
                                 T(t_steps_threads_spilling),
                                 T(t_stop_and_continue),
+                                T(t_budget),
                                 T(t_changed_inputs),
                                 T(t_replace),
                                 { 0 } };

@@ -16,6 +16,10 @@ static const char *put_ini(const char *text)
     return t_tmpdir();
 }
 
+static const fmt_ft_layout f16 = { .ranks = 1, .store = FMT_F16 };
+static const fmt_ft_layout bf16 = { .ranks = 2, .store = FMT_BF16 };
+static const fmt_ft_layout f32 = { .ranks = 1, .store = FMT_F32 };
+
 static void t_round_trip(void)
 {
     static const char *const configs[] = { "data/tokenizers/configs/qwen-7b/config.json",
@@ -31,10 +35,11 @@ static void t_round_trip(void)
 
         T_OK(fmt_json_read(&doc, T_SHARED(configs[i]), 1 << 20, &err), err);
         T_OK(fmt_model_parse(&a, doc, "config.json", &err), err);
-        T_OK(fmt_ft_config_text(&text, doc, "qwen", 2, FMT_BF16, &err), err);
+        T_OK(fmt_ft_config_text(&text, doc, "qwen", &bf16, &err), err);
         T_OK(fmt_ft_config_read(&c, put_ini(text.data), &err), err);
-        T_INT(c.ranks, 2);
-        T_INT(c.store, FMT_BF16);
+        T_INT(c.layout.ranks, 2);
+        T_INT(c.layout.store, FMT_BF16);
+        T_INT(c.layout.sets, 0);
         T_OK(fmt_model_parse(&b, c.config, "config.ini", &err), err);
         T_TRUE(a.family == b.family && a.hid == b.hid && a.layers == b.layers &&
                a.n_head == b.n_head && a.n_kv == b.n_kv && a.hd == b.hd && a.ffn == b.ffn &&
@@ -88,8 +93,9 @@ static void t_reference(void)
     fmt_model m;
 
     T_OK(fmt_ft_config_read(&c, put_ini(text), &err), err);
-    T_INT(c.ranks, 2);
-    T_INT(c.store, FMT_F16);
+    T_INT(c.layout.ranks, 2);
+    T_INT(c.layout.store, FMT_F16);
+    T_INT(c.layout.sets, 0);
     T_OK(fmt_model_parse(&m, c.config, "config.ini", &err), err);
     T_INT(m.hid, 4096);
     T_INT(m.ffn, 11008);
@@ -120,6 +126,16 @@ static void t_read_errors(void)
         { "[qwen]\ntensor_parallelism = 1\n[qwenkit]\nformat_version = 2\n", Q_EUNSUPPORTED,
           "format version 2, this program reads up to 1: use a newer one" },
         { "[qwen]\ntensor_parallelism = 1\n[qwenkit]\n", Q_ECONFIG, "'format_version' is missing" },
+        { "[qwen]\ntensor_parallelism = 1\nsmoothquant = 1.5\n", Q_ECONFIG,
+          "config.ini: 'smoothquant' is 1.5, wanted a number from 0 to 1" },
+        { "[qwen]\ntensor_parallelism = 1\nsmoothquant = yes\n", Q_ECONFIG,
+          "'smoothquant' is \"yes\"" },
+        { "[qwen]\ntensor_parallelism = 1\n[qwenkit]\nformat_version = 1\nschemes = w8a8\n",
+          Q_ECONFIG, "config.ini: 'schemes' has w8a8, but 'smoothquant' is not set" },
+        { "[qwen]\ntensor_parallelism = 1\n[qwenkit]\nformat_version = 1\nschemes = kv8 w2\n",
+          Q_EUNSUPPORTED, "config.ini: scheme 'w2' is not known: use a newer program" },
+        { "[qwen]\ntensor_parallelism = 1\n[qwenkit]\nformat_version = 1\nschemes = 8\n", Q_ECONFIG,
+          "'schemes' is 8, wanted a string" },
         { "[qwen]\nx\n", Q_EFORMAT, "config.ini: line 2: wanted 'key = value'" },
     };
     q_err err = { 0 };
@@ -153,12 +169,12 @@ static void t_write_errors(void)
 
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         T_OK(fmt_json_parse(&v, rows[i].json, strlen(rows[i].json), "json", &err), err);
-        T_ERR(fmt_ft_config_text(&out, v, "qwen", 1, FMT_F16, &err), err, Q_EFORMAT, rows[i].part);
+        T_ERR(fmt_ft_config_text(&out, v, "qwen", &f16, &err), err, Q_EFORMAT, rows[i].part);
         fmt_json_free(v);
     }
     snprintf(longest, sizeof longest, "{\"%0150d\": 1}", 1);
     T_OK(fmt_json_parse(&v, longest, strlen(longest), "json", &err), err);
-    T_ERR(fmt_ft_config_text(&out, v, "qwen", 1, FMT_F16, &err), err, Q_EFORMAT,
+    T_ERR(fmt_ft_config_text(&out, v, "qwen", &f16, &err), err, Q_EFORMAT,
           "cannot stand in config.ini");
     fmt_json_free(v);
     q_buf_free(&out);
@@ -175,7 +191,7 @@ static void t_reserved(void)
     fmt_json *v = NULL;
 
     T_OK(fmt_json_parse(&v, json, sizeof json - 1, "json", &err), err);
-    T_OK(fmt_ft_config_text(&out, v, "qwen", 1, FMT_F32, &err), err);
+    T_OK(fmt_ft_config_text(&out, v, "qwen", &f32, &err), err);
     T_STR(out.data, "[qwen]\nout_dir = .\nin_file = .\ntensor_parallelism = 1\nprocesses = 1\n"
                     "calibrate_kv_cache = False\nsmoothquant = None\nmodel = qwen\n"
                     "storage_type = float32\ndataset_cache_dir = None\nk = v\n"
@@ -185,8 +201,57 @@ static void t_reserved(void)
     q_buf_free(&out);
 }
 
-static const t_case cases[] = { T(t_round_trip),   T(t_reference), T(t_read_errors),
-                                T(t_write_errors), T(t_reserved),  { 0 } };
+/* What calibration added: written, found again, and told by the option of the reference. */
+static void t_sets(void)
+{
+    static const struct {
+        unsigned sets;
+        double alpha;
+        const char *kv, *sq, *schemes;
+    } rows[] = { { 0, 0, "False", "None", "store = float16\n" },
+                 { FMT_FT_W8A8, 0.5, "False", "0.5", "schemes = w8a8\n" },
+                 { FMT_FT_W8A8, 1, "False", "1.0", "schemes = w8a8\n" },
+                 { FMT_FT_W8A8, 0, "False", "0.0", "schemes = w8a8\n" },
+                 { FMT_FT_KV8, 0, "True", "None", "schemes = kv8\n" },
+                 { FMT_FT_W8A8 | FMT_FT_KV8, 0.85, "True", "0.85", "schemes = w8a8 kv8\n" } };
+    q_err err = { 0 };
+    q_buf out = { 0 };
+    fmt_json *v = NULL;
+    fmt_ft_config c;
+    char want[120];
+
+    T_OK(fmt_json_parse(&v, "{}", 2, "json", &err), err);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const fmt_ft_layout l = {
+            .ranks = 2, .store = FMT_F16, .sets = rows[i].sets, .alpha = rows[i].alpha
+        };
+
+        T_OK(fmt_ft_config_text(&out, v, "qwen", &l, &err), err);
+        snprintf(want, sizeof want, "\ncalibrate_kv_cache = %s\nsmoothquant = %s\n", rows[i].kv,
+                 rows[i].sq);
+        T_TRUE(strstr(out.data, want) != NULL);
+        T_STR(out.data + out.size - strlen(rows[i].schemes), rows[i].schemes);
+        T_OK(fmt_ft_config_read(&c, put_ini(out.data), &err), err);
+        T_INT(c.layout.sets, rows[i].sets);
+        T_NEAR(c.layout.alpha, rows[i].alpha, 0);
+        fmt_ft_config_free(&c);
+    }
+    fmt_json_free(v);
+    q_buf_free(&out);
+    T_OK(fmt_ft_config_read(&c,
+                            put_ini("[qwen]\ntensor_parallelism = 1\nsmoothquant = 0.5\n"
+                                    "calibrate_kv_cache = True\n"),
+                            &err),
+         err);
+    T_INT(c.layout.sets, FMT_FT_W8A8); /* the reference has no scales for each head */
+    T_NEAR(c.layout.alpha, 0.5, 0);
+    fmt_ft_config_free(&c);
+}
+
+static const t_case cases[] = {
+    T(t_round_trip), T(t_reference), T(t_read_errors), T(t_write_errors), T(t_reserved),
+    T(t_sets),       { 0 }
+};
 
 int main(int argc, char **argv)
 {

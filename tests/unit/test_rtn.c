@@ -160,11 +160,8 @@ static void t_table(void)
         int bits;
         fmt_dtype dtype;
         size_t row3; /* bytes of 3 elements */
-    } want[] = { { "f32", 32, FMT_F32, 12 },
-                 { "f16", 16, FMT_F16, 6 },
-                 { "bf16", 16, FMT_BF16, 6 },
-                 { "w8", 8, FMT_I8, 3 },
-                 { "w4", 4, FMT_U8, 2 } };
+    } want[] = { { "f32", 32, FMT_F32, 12 }, { "f16", 16, FMT_F16, 6 }, { "bf16", 16, FMT_BF16, 6 },
+                 { "w8", 8, FMT_I8, 3 },     { "w4", 4, FMT_U8, 2 },    { "w8a8", 8, FMT_I8, 3 } };
     const float row[3] = { 1, -2.5f, 0.1f };
     size_t n = 0;
 
@@ -185,7 +182,7 @@ static void t_table(void)
         fmt_convert(exact, FMT_F32, codes, s->dtype, 3, NULL);
         T_TRUE(memcmp(back, exact, sizeof back) == 0);
     }
-    T_INT(n, 5);
+    T_INT(n, 6);
     T_TRUE(!qnt_scheme_find("w5") && !qnt_scheme_find("") && !qnt_scheme_float(FMT_I8));
 }
 

@@ -1,0 +1,80 @@
+/* Options of qwen-convert.  Those of calibration have the names that the reference's converter has.
+ */
+#include "convert/convert_cli.h"
+
+enum { KEY_DRY_RUN = 0x100, KEY_STRICT, KEY_VERIFY, KEY_SMOOTH, KEY_KV };
+
+static const struct argp_option options[] = {
+    { "input", 'i', "DIR", 0, "Model to read: a Hugging Face directory, or an FT directory", 0 },
+    { "output", 'o', "DIR", 0, "Directory that gets <N>-gpu (made when it is not there)", 0 },
+    { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
+    { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
+    { "smoothquant", KEY_SMOOTH, "A", 0,
+      "Smooth by A (0 to 1, 0.5 is usual) and add int8 weights with their scales", 0 },
+    { "calibrate-kv-cache", KEY_KV, 0, 0, "Add the scales of an int8 key/value cache", 0 },
+    { "dry-run", KEY_DRY_RUN, 0, 0, "Print the plan and write nothing", 0 },
+    { "force", 'f', 0, 0, "Replace an existing <N>-gpu", 0 },
+    { "strict", KEY_STRICT, 0, 0, "Fail on values outside the range of TYPE, NaN, infinity", 0 },
+    { "verify", KEY_VERIFY, "DIR", 0, "Check DIR (out/1-gpu, say) against its manifest.json", 0 },
+    { 0 },
+};
+
+void cvt_cli_init(cvt_cli_opts *o)
+{
+    *o = (cvt_cli_opts){ .store = FMT_F16, .ranks = 1 };
+}
+
+static void check_args(const cvt_cli_opts *o, struct argp_state *state)
+{
+    if (o->verify && (o->input || o->output || o->dry_run || o->smooth || o->kv_scales))
+        argp_error(state, "--verify stands alone");
+    if (!o->verify && (!o->input || (!o->output && !o->dry_run)))
+        argp_error(state, "--%s is missing", o->input ? "output" : "input");
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    cvt_cli_opts *o = state->input;
+
+    switch (key) {
+    case 'i':
+        o->input = arg;
+        return 0;
+    case 'o':
+        o->output = arg;
+        return 0;
+    case 't':
+        if (!fmt_dtype_from_name(arg, &o->store) || !fmt_dtype_is_float(o->store))
+            q_cli_bad(state, "--storage-type", arg, "float16, bfloat16 or float32");
+        return 0;
+    case 'p':
+        o->ranks = (int)q_cli_int(state, "--tensor-parallelism", arg, 1, 64);
+        return 0;
+    case 'f':
+        o->force = 1;
+        return 0;
+    case KEY_SMOOTH:
+        o->alpha = q_cli_real(state, "--smoothquant", arg, 0, 1);
+        o->smooth = 1;
+        return 0;
+    case KEY_KV:
+        o->kv_scales = 1;
+        return 0;
+    case KEY_DRY_RUN:
+        o->dry_run = 1;
+        return 0;
+    case KEY_STRICT:
+        o->strict = 1;
+        return 0;
+    case KEY_VERIFY:
+        o->verify = arg;
+        return 0;
+    case ARGP_KEY_END:
+        check_args(o, state);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp cvt_argp = { .options = options, .parser = parse };

@@ -1,0 +1,26 @@
+/* Options of qwen-convert, as an argp child.
+ *
+ *     static struct opts { cvt_cli_opts cvt; q_cli cli; } o;
+ *     cvt_cli_init(&o.cvt);                                    on ARGP_KEY_INIT
+ *     state->child_inputs[0] = &o.cvt;  state->child_inputs[1] = &o.cli;
+ *
+ * Only the program includes this file. */
+#ifndef CVT_CONVERT_CLI_H
+#define CVT_CONVERT_CLI_H
+
+#include "convert/plan.h"
+#include "formats/base/q_cli.h"
+
+typedef struct cvt_cli_opts {
+    const char *input, *output, *verify;
+    fmt_dtype store;
+    int ranks, force, strict, dry_run;
+    int smooth, kv_scales; /* what the ranges are for */
+    double alpha;
+} cvt_cli_opts;
+
+extern const struct argp cvt_argp;
+
+void cvt_cli_init(cvt_cli_opts *o);
+
+#endif

@@ -1,0 +1,111 @@
+# qwen-convert --smoothquant and qwen-calibrate-kv: statistics and what is made of them, resuming
+# after kill -9, changed input, signals, the gate, and what the runtime does with the result.
+. "$(dirname "$0")/lib.sh"
+model=$root/datasets/qwen-tiny data=$root/datasets/samples.jsonl
+convert=$(bin qwen-convert) kv=$(bin qwen-calibrate-kv) ppl=$(bin qwen-perplexity)
+num() { sed -nE "s/.*\"$1\": *(-?[0-9.eE+-]+).*/\1/p" "$tmp/stdout"; }
+root_of() { sed -nE 's/.*"root_sha256": "([0-9a-f]+)".*/\1/p' "$1/1-gpu/manifest.json"; }
+cal=(--calib-data "$data" --calib-samples 12 --calib-seq-len 120)
+
+expect_exit 0 "$convert" -i "$model" -o "$tmp/sq" --smoothquant 0.5 --calibrate-kv-cache "${cal[@]}" \
+    --save-stats "$tmp/stats.h5"
+expect_exit 0 "$convert" --verify "$tmp/sq/1-gpu"
+expect test ! -e "$tmp/sq.job"
+want=$(root_of "$tmp/sq")
+expect_exit 0 "$convert" -i "$model" -o "$tmp/again" --smoothquant=0.5 --calibrate-kv-cache \
+    --stats "$tmp/stats.h5" --threads 1
+expect_equal "$(root_of "$tmp/again")" "$want"
+expect_exit 0 "$(bin qwen-inspect)" "$tmp/sq"
+expect_stdout 'scheme f16 w8a8 kv8'
+tap_ok "--smoothquant calibrates; with --stats it gives the same bytes"
+
+expect_exit 0 "$convert" -i "$model" -o "$tmp/dry" --smoothquant 0.5 "${cal[@]}" --dry-run
+expect_stdout '^calibration: 12 samples, [0-9]+ tokens, hidden states 0.00 GB, 0.0[0-9] GB of memory'
+expect_stdout 'model.layers.7.mlp.c_proj.weight.int8.col.0.bin'
+expect test ! -e "$tmp/dry"
+tap_ok "--dry-run shows the calibration and the files"
+
+kills=0 whole=0
+for i in $(seq 60); do # 20 kills; a run that ends before its time is checked and begun anew
+    [ $kills -lt 20 ] || break
+    {
+        timeout -s KILL "0.$(printf %02d $((i * 7 % 19 + 3)))" "$convert" -i "$model" -o "$tmp/k" \
+            --smoothquant 0.5 --calibrate-kv-cache "${cal[@]}" -q >/dev/null
+    } 2>/dev/null && {
+        expect_equal "$(root_of "$tmp/k")" "$want"
+        rm -rf "$tmp/k"
+        whole=$((whole + 1))
+        continue
+    }
+    kills=$((kills + 1))
+done
+expect_equal $kills 20
+[ -e "$tmp/k/1-gpu" ] || expect_exit 0 "$convert" -i "$model" -o "$tmp/k" --smoothquant 0.5 \
+    --calibrate-kv-cache "${cal[@]}" -q
+expect_exit 0 "$convert" --verify "$tmp/k/1-gpu"
+expect_equal "$(root_of "$tmp/k")" "$want"
+tap_ok "killed 20 times, $((whole + 1)) runs came to their end: the same bytes"
+
+"$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 60 \
+    >"$tmp/stdout" 2>"$tmp/stderr" &
+pid=$!
+for _ in $(seq 200); do [ -e "$tmp/s.job/layer-0000.h5" ] && break; sleep 0.02; done
+kill -TERM $pid
+wait $pid
+expect_equal $? 75
+expect_stderr 'continue with the same command: .*/s.job keeps what is done'
+expect test -e "$tmp/s.job/job.json"
+expect test ! -e "$tmp/s"
+expect_exit 78 "$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 59
+expect_stderr 's.job: was begun with another samples'
+expect_exit 0 "$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --no-resume
+tap_ok "a signal is exit 75 and says how to go on; other samples are refused by name"
+
+expect_exit 64 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5
+expect_stderr '\-\-smoothquant needs --calib-data FILE or --stats FILE'
+expect_exit 64 "$convert" -i "$model" -o "$tmp/u" --smoothquant 1.5 "${cal[@]}"
+expect_exit 64 "$convert" -i "$model" -o "$tmp/u" "${cal[@]}"
+expect_exit 66 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --calib-data "$tmp/none.jsonl"
+expect_exit 78 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 "${cal[@]}" --max-ram 1MiB
+expect_stderr 'max-ram allows 1048576'
+rm -rf "$tmp/u.job"
+expect_exit 65 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --stats "$data"
+expect_stderr 'not an HDF5 file'
+expect test ! -e "$tmp/u"
+tap_ok "wrong options, missing data, a budget that is too small"
+
+expect_exit 0 "$kv" -m "$model" -o "$tmp/kv" "${cal[@]}" --text "$root/README.md" --json \
+    --assert 'ppl_delta<0.5'
+delta=$(num ppl_delta)
+expect_stdout '"ppl_float": [0-9.]+'
+expect_exit 0 "$ppl" -m "$tmp/kv/1-gpu" --text "$root/README.md" --kv-cache int8 --json
+with=$(num ppl)
+expect_exit 0 "$ppl" -m "$tmp/kv/1-gpu" --text "$root/README.md" --json
+expect_equal "$(awk "BEGIN{printf \"%.9f\", $with - $(num ppl)}")" "$(printf %.9f "$delta")"
+expect_exit 2 "$kv" -m "$model" -o "$tmp/kv" --stats "$tmp/stats.h5" --force \
+    --text "$root/README.md" --assert 'ppl<1'
+expect_stderr 'ppl is [0-9.]+, wanted ppl<1 \(exit 2\)'
+expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$data" --assert 'ppl'
+expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2"
+expect test ! -e "$tmp/kv2"
+expect_exit 78 "$(bin qwen-run)" -m "$model" --input-text a --kv-cache int8
+expect_stderr 'calibrate first: qwen-calibrate-kv'
+tap_ok "qwen-calibrate-kv: scales, the comparison, the gate"
+
+# every mode of w8a8 runs and stays near the float model, one directory for all
+expect_exit 0 "$ppl" -m "$tmp/sq/1-gpu" --data "$data" --json
+float=$(num ppl)
+for mode in '--per-token --per-channel' '--per-token' '--per-channel' ''; do
+    # shellcheck disable=SC2086
+    expect_exit 0 "$ppl" -m "$tmp/sq/1-gpu" --data "$data" --json --use-smooth-quant $mode
+    expect awk "BEGIN{exit !($(num ppl) < 1.2 * $float && $(num ppl) > 0.99 * $float)}"
+done
+expect_exit 0 "$ppl" -m "$model" --data "$data" --json --use-smooth-quant --per-token --per-channel
+expect awk "BEGIN{exit !($(num ppl) < 1.01 * $float)}"
+expect_exit 78 "$ppl" -m "$model" --data "$data" --use-smooth-quant
+expect_stderr 'smoothquant'
+expect_exit 64 "$ppl" -m "$model" --data "$data" --use-smooth-quant --weight-only int8
+expect_exit 64 "$ppl" -m "$model" --data "$data" --per-token
+tap_ok "w8a8 in all four modes, and without smoothing"
+
+tap_done

@@ -1,0 +1,25 @@
+# Perplexities of qwen-tiny after calibration, against values computed in float32 by an independent
+# implementation (../shared/golden/reference_ppl.json), within 0.3 %.
+. "$(dirname "$0")/lib.sh"
+model=$root/datasets/qwen-tiny
+calib=$shared/data/summaries/calibration.jsonl text=$shared/data/summaries/test.jsonl
+num() { sed -nE "s/.*\"$1\": *(-?[0-9.eE+-]+).*/\1/p" "$tmp/stdout"; }
+if [ ! -f "$calib" ] || [ ! -f "$text" ]; then
+    tap_skip "perplexities after calibration" "$calib is not there"
+    tap_done
+fi
+expect_exit 0 "$(bin qwen-convert)" -i "$model" -o "$tmp/sq" --smoothquant 0.5 \
+    --calibrate-kv-cache --calib-data "$calib" --calib-prompt raw --calib-seq-len 512 \
+    --calib-samples 128
+golden() { # NAME WANTED DIR OPTIONS...
+    local name=$1 want=$2 dir=$3
+    shift 3
+    expect_exit 0 "$(bin qwen-perplexity)" -m "$dir" --data "$text" --max-samples 400 --json "$@"
+    expect awk "BEGIN{d = $(num ppl) / $want - 1; exit !(d < 0.003 && d > -0.003)}"
+    echo "# $name: perplexity $(num ppl), reference $want"
+    tap_ok "$name"
+}
+golden 'w8a8, not smoothed' 14.6598 "$model" --use-smooth-quant --per-token --per-channel
+golden 'w8a8, smooth 0.5' 14.658 "$tmp/sq/1-gpu" --use-smooth-quant --per-token --per-channel
+golden 'int8 KV cache' 14.6333 "$tmp/sq/1-gpu" --kv-cache int8
+tap_done

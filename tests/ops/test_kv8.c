@@ -1,0 +1,443 @@
+/* The int8 KV cache on the CPU: what is stored, what attention makes of it, and what opening a pool
+ * refuses.
+ *
+ * A case is a list of sequences (tokens cached by a first call, tokens of the second).  Codes are
+ * compared with the rotation in double divided by the scale: within half a step, and exactly at the
+ * ends of the range.  Attention is then compared with double precision over the values that the
+ * stored codes stand for, so the bound is that of float32 sums, as for the other formats. */
+#include "runtime/kv.h"
+#include "tests/ops/ops.h"
+
+#define LAYERS   2
+#define LAYER    1 /* the one in use: the other must stay untouched */
+#define MAX_SEQ  3
+#define CAPACITY 6 /* pages a sequence */
+#define BASE     10000.0
+
+#define NMSE 5e-13
+#define MAX  5e-6
+
+typedef struct kv8_case {
+    const char *name;
+    int64_t n_head, n_kv, hd;
+    float reach; /* absmax over 127 scales: above 1 some values saturate */
+    float size;  /* of keys and values */
+    struct {
+        int past, now;
+    } seq[MAX_SEQ];
+} kv8_case;
+
+static const kv8_case cases[] = {
+    { "one token", 1, 1, 4, 1, 1, { { 0, 1 } } },
+    { "decode, one row a head", 4, 4, 64, 1, 2, { { 150, 1 }, { 63, 1 }, { 64, 1 } } },
+    { "decode, group 4", 8, 2, 128, 1, 2, { { 300, 1 }, { 5, 1 } } },
+    { "decode, group 7", 14, 2, 48, 1, 1, { { 127, 1 }, { 128, 1 } } },
+    { "prefill", 4, 4, 64, 1, 1, { { 0, 150 } } },
+    { "prefill, group 8", 8, 1, 128, 1, 1, { { 0, 80 } } },
+    { "chunks and decode", 4, 2, 80, 1, 1, { { 70, 65 }, { 100, 1 }, { 0, 3 } } },
+    { "widest", 2, 1, 256, 1, 1, { { 60, 40 } } },
+    { "widest, decode", 1, 1, 256, 1, 1, { { 200, 1 } } },
+    { "odd width", 4, 2, 20, 1, 1, { { 50, 30 }, { 90, 1 } } },
+    { "saturated", 4, 2, 64, 3, 2, { { 90, 1 }, { 10, 20 } } },
+    { "tiny values", 4, 2, 64, 1, 1e-20f, { { 90, 1 }, { 10, 20 } } },
+    { "zeros", 2, 1, 32, 1, 0, { { 9, 3 } } },
+};
+
+#define N_CASES (sizeof cases / sizeof cases[0])
+
+typedef struct scene {
+    const kv8_case *c;
+    rt_backend *be;
+    fmt_model m;
+    rt_kv_pool pool;
+    float *k_scale, *v_scale; /* [LAYERS, n_kv], another for every head */
+    int n_seq;
+    size_t kv_bytes;
+} scene;
+
+/* One call in host memory, which is backend memory here. */
+typedef struct call {
+    rt_batch b;
+    float *qkv, *q, *y;
+} call;
+
+static const int8_t *code_at(const scene *s, const rt_batch *b, int seq, int j, int64_t h,
+                             int which)
+{
+    const int32_t page = b->block[seq * CAPACITY + j / RT_PAGE];
+    const int64_t at = (((int64_t)LAYER * s->pool.kv.n_pages + page) * 2 + which) * s->m.n_kv + h;
+
+    return (const int8_t *)s->pool.kv.base + (at * RT_PAGE + j % RT_PAGE) * s->m.hd;
+}
+
+static call make_call(const scene *s, int now)
+{
+    const kv8_case *c = s->c;
+    const int64_t width = (s->m.n_head + 2 * s->m.n_kv) * s->m.hd, pairs = s->m.rot / 2;
+    const int n_pages = (int)s->pool.kv.n_pages;
+    call k = { .b = { .n_seq = s->n_seq, .max_blocks = CAPACITY } };
+    rt_batch *b = &k.b;
+    int t = 0;
+
+    for (int i = 0; i < s->n_seq; i++)
+        b->n_tok += now ? c->seq[i].now : c->seq[i].past;
+    b->pos = op_host((size_t)b->n_tok * sizeof *b->pos);
+    b->seq = op_host((size_t)b->n_tok * sizeof *b->seq);
+    b->q_start = op_host((size_t)(s->n_seq + 1) * sizeof *b->q_start);
+    b->kv_len = op_host((size_t)s->n_seq * sizeof *b->kv_len);
+    b->block = op_host((size_t)(s->n_seq * CAPACITY) * sizeof *b->block);
+    b->inv_freq = op_host((size_t)(s->n_seq * pairs + 1) * sizeof *b->inv_freq);
+    b->q_scale = op_host((size_t)b->n_tok * sizeof *b->q_scale);
+    k.qkv = op_random((size_t)(b->n_tok * width), now ? 12 : 11, c->size);
+    k.q = op_host((size_t)(b->n_tok * s->m.n_head * s->m.hd) * sizeof *k.q);
+    k.y = op_host((size_t)(b->n_tok * s->m.n_head * s->m.hd) * sizeof *k.y);
+    for (int i = 0; i < s->n_seq; i++) {
+        const int from = now ? c->seq[i].past : 0;
+        const int to = from + (now ? c->seq[i].now : c->seq[i].past);
+
+        b->q_start[i] = t;
+        b->kv_len[i] = to;
+        for (int p = 0; p < CAPACITY; p++)
+            b->block[i * CAPACITY + p] = (5 * (i * CAPACITY + p) + 3) % n_pages;
+        for (int64_t p = 0; p < pairs; p++)
+            b->inv_freq[i * pairs + p] = (float)pow(BASE, -2.0 * (double)p / (double)s->m.rot);
+        for (int j = from; j < to; j++, t++) {
+            b->pos[t] = j;
+            b->seq[t] = i;
+            b->q_scale[t] = 1;
+            /* queries of size 1 whatever the keys: the softmax should not be flat */
+            for (int64_t x = 0; x < s->m.n_head * s->m.hd; x++)
+                k.qkv[t * width + x] /= c->size > 0 ? c->size : 1;
+        }
+    }
+    b->q_start[s->n_seq] = t;
+    return k;
+}
+
+static void free_call(call *k)
+{
+    q_free(k->b.pos);
+    q_free(k->b.seq);
+    q_free(k->b.q_start);
+    q_free(k->b.kv_len);
+    q_free(k->b.block);
+    q_free(k->b.inv_freq);
+    q_free(k->b.q_scale);
+    q_free(k->qkv);
+    q_free(k->q);
+    q_free(k->y);
+}
+
+static void run_call(scene *s, call *k)
+{
+    const rt_backend_ops *ops = s->be->ops;
+    const rt_qkv_args store = {
+        .b = &k->b, .m = &s->m, .qkv = k->qkv, .q = k->q, .kv = &s->pool.kv, .layer = LAYER
+    };
+    const rt_attn_args attend = {
+        .b = &k->b, .m = &s->m, .q = k->q, .kv = &s->pool.kv, .y = k->y, .layer = LAYER
+    };
+    q_err err = { 0 };
+
+    T_OK(ops->qkv_rope_store(s->be, &store, &err), err);
+    T_OK(ops->attention(s->be, &attend, &err), err);
+}
+
+/* ---- what is stored ------------------------------------------------------------------------- */
+
+/* Elements i and i + hd / 2 turn together. */
+static double rotated(const scene *s, const rt_batch *b, int t, const float *x, int64_t i)
+{
+    const int64_t half = s->m.rot / 2, p = i % half;
+    const float f = b->inv_freq[b->seq[t] * half + p], angle = (float)b->pos[t] * f;
+    const double c = cos((double)angle), sn = sin((double)angle);
+    const double x0 = (double)x[p], x1 = (double)x[p + half];
+
+    return i < half ? x0 * c - x1 * sn : x1 * c + x0 * sn;
+}
+
+/* One code against the exact quotient; v: 1 when it was rounded only once, so must be the nearest
+ */
+static void check_code(const scene *s, const char *what, double exact, int code, double slack)
+{
+    if (exact >= 127 + slack || exact <= -128 - slack) {
+        T_INT(code, exact > 0 ? 127 : -128);
+    } else if (!(fabs(exact - code) <= 0.5 + slack)) {
+        t_fail(s->c->name, 0, "%s: %s code %d, wanted %.9g", s->be->ops->name, what, code, exact);
+    }
+}
+
+static void check_stored(const scene *s, const call *k)
+{
+    const int64_t hd = s->m.hd, n_kv = s->m.n_kv, width = (s->m.n_head + 2 * n_kv) * hd;
+
+    for (int t = 0; t < k->b.n_tok; t++)
+        for (int64_t h = 0; h < n_kv; h++) {
+            const float *key = k->qkv + t * width + (s->m.n_head + h) * hd, *v = key + n_kv * hd;
+            const int seq = k->b.seq[t], pos = k->b.pos[t];
+            const int8_t *kc = code_at(s, &k->b, seq, pos, h, 0);
+            const int8_t *vc = code_at(s, &k->b, seq, pos, h, 1);
+            const double ks = (double)s->k_scale[LAYER * n_kv + h];
+            const double vs = (double)s->v_scale[LAYER * n_kv + h];
+
+            for (int64_t i = 0; i < hd; i++) {
+                check_code(s, "key", rotated(s, &k->b, t, key, i) / ks, kc[i], 1e-4);
+                check_code(s, "value", (double)v[i] / vs, vc[i], 1e-5);
+            }
+        }
+}
+
+static void check_untouched(const scene *s)
+{
+    for (size_t i = 0; i < s->kv_bytes / LAYERS; i++)
+        if (((const char *)s->pool.kv.base)[i] != 0x5a)
+            t_fail(s->c->name, 0, "layer 0 was written at byte %zu", i);
+}
+
+/* ---- attention ------------------------------------------------------------------------------ */
+
+static void attend_ref(const scene *s, const call *k, int t, int64_t h, double *y)
+{
+    const int64_t hd = s->m.hd, kvh = h * s->m.n_kv / s->m.n_head;
+    const double ks = (double)s->k_scale[LAYER * s->m.n_kv + kvh];
+    const double vs = (double)s->v_scale[LAYER * s->m.n_kv + kvh];
+    const float *q = k->q + (t * s->m.n_head + h) * hd;
+    const int n = k->b.pos[t] + 1, seq = k->b.seq[t];
+    double *p = op_host((size_t)n * sizeof *p), max = -1e300, sum = 0;
+
+    for (int j = 0; j < n; j++) {
+        const int8_t *code = code_at(s, &k->b, seq, j, kvh, 0);
+
+        for (int64_t i = 0; i < hd; i++)
+            p[j] += (double)q[i] * (double)code[i] * ks / sqrt((double)hd);
+        max = p[j] > max ? p[j] : max;
+    }
+    for (int j = 0; j < n; j++)
+        sum += p[j] = exp(p[j] - max);
+    for (int j = 0; j < n; j++) {
+        const int8_t *code = code_at(s, &k->b, seq, j, kvh, 1);
+
+        for (int64_t i = 0; i < hd; i++)
+            y[i] += p[j] / sum * (double)code[i] * vs;
+    }
+    q_free(p);
+}
+
+static void check_attention(const scene *s, const call *k)
+{
+    const int64_t hd = s->m.hd, n = k->b.n_tok * s->m.n_head;
+    double *y = op_host((size_t)(n * hd) * sizeof *y);
+
+    for (int64_t i = 0; i < n; i++)
+        attend_ref(s, k, (int)(i / s->m.n_head), i % s->m.n_head, y + i * hd);
+    op_compare(s->c->name, s->be->ops->name, k->y, y, (size_t)(n * hd), NMSE, MAX);
+    q_free(y);
+}
+
+/* ---- cases ---------------------------------------------------------------------------------- */
+
+static scene open_scene(const kv8_case *c, const char *backend, int threads)
+{
+    const size_t n = (size_t)(LAYERS * c->n_kv);
+    scene s = { .c = c, .be = op_open(backend, threads) };
+    q_err err = { 0 };
+
+    if (!s.be)
+        return s;
+    while (s.n_seq < MAX_SEQ && c->seq[s.n_seq].now > 0)
+        s.n_seq++;
+    s.m = (fmt_model){ .layers = LAYERS,
+                       .n_head = c->n_head,
+                       .n_kv = c->n_kv,
+                       .hd = c->hd,
+                       .rot = c->hd,
+                       .rope_step = 1,
+                       .rope_gap = c->hd / 2,
+                       .rope_mscale = 1 };
+    s.k_scale = op_host(n * sizeof(float));
+    s.v_scale = op_host(n * sizeof(float));
+    for (size_t i = 0; i < n; i++) { /* a rotation makes an element up to sqrt 2 larger */
+        const float unit = (c->size > 0 ? c->size : 1) / 127 / c->reach / (float)(i + 1);
+
+        s.k_scale[i] = 1.4143f * unit * (float)n;
+        s.v_scale[i] = unit * (float)n;
+    }
+    T_OK(rt_kv_open(&s.pool, s.be, &s.m, "int8", s.n_seq * CAPACITY + 1,
+                    &(rt_kv_scales){ .k = s.k_scale, .v = s.v_scale }, &err),
+         err);
+    s.kv_bytes = (size_t)s.pool.kv.n_pages * rt_kv_page_bytes(&s.m, s.pool.kv.format);
+    memset(s.pool.kv.base, 0x5a, s.kv_bytes);
+    return s;
+}
+
+static void close_scene(scene *s)
+{
+    if (s->be)
+        rt_kv_close(&s->pool, s->be);
+    q_free(s->k_scale);
+    q_free(s->v_scale);
+    op_close(s->be);
+}
+
+/* *first_y: of the same backend; *codes: of any; both are made by the first run */
+static void run_case(const kv8_case *c, const char *backend, int threads, float **first_y,
+                     char **codes)
+{
+    scene s = open_scene(c, backend, threads);
+    call past, now;
+    size_t bytes;
+
+    if (!s.be)
+        return;
+    past = make_call(&s, 0);
+    now = make_call(&s, 1);
+    bytes = (size_t)(now.b.n_tok * s.m.n_head * s.m.hd) * sizeof *now.y;
+    run_call(&s, &past);
+    run_call(&s, &now);
+    if (!*first_y) {
+        check_stored(&s, &past);
+        check_stored(&s, &now);
+        check_attention(&s, &now);
+        check_untouched(&s);
+        *first_y = op_host(bytes);
+        memcpy(*first_y, now.y, bytes);
+    }
+    op_same_bits(c->name, backend, threads, now.y, *first_y, bytes);
+    if (!*codes) {
+        *codes = op_host(s.kv_bytes);
+        memcpy(*codes, s.pool.kv.base, s.kv_bytes);
+    }
+    op_same_bits(c->name, backend, threads, s.pool.kv.base, *codes, s.kv_bytes);
+    free_call(&past);
+    free_call(&now);
+    close_scene(&s);
+}
+
+static void t_cases(void)
+{
+    for (size_t i = 0; i < N_CASES; i++) {
+        char *codes = NULL;
+
+        for (size_t b = 0; b < OP_BACKENDS; b++) {
+            float *y = NULL;
+
+            for (size_t t = 0; t < OP_THREADS; t++)
+                run_case(&cases[i], op_backends[b], op_threads[t], &y, &codes);
+            q_free(y);
+        }
+        q_free(codes);
+    }
+}
+
+/* Values at position 0 of head 0, where the scale is 0.5: ties to even, both ends, and NaN, which
+ * has no code and becomes 0. */
+static void t_codes(void)
+{
+    static const kv8_case c = { "codes", 1, 1, 16, 1, 1, { { 0, 1 } } };
+    const float v[16] = { 0.25f,
+                          0.75f,
+                          -0.25f,
+                          -0.75f,
+                          63.5f,
+                          63.7f,
+                          63.8f,
+                          -64,
+                          -64.3f,
+                          INFINITY,
+                          -INFINITY,
+                          NAN,
+                          q_bits_to_f32(0xffc00055u),
+                          1e38f,
+                          -0.0f,
+                          1e-44f };
+    static const int codes[16] = { 0,    2,   0,    -2, 127, 127, 127, -128,
+                                   -128, 127, -128, 0,  0,   127, 0,   0 };
+
+    for (size_t b = 0; b < OP_BACKENDS; b++) {
+        scene s = open_scene(&c, op_backends[b], 1);
+        call k;
+
+        if (!s.be)
+            continue;
+        s.m.rot = 0; /* infinity times the sine of 0 would be NaN */
+        k = make_call(&s, 1);
+        s.pool.scale[LAYER] = 0.5f;          /* of keys */
+        s.pool.scale[LAYERS + LAYER] = 0.5f; /* of values */
+        memcpy(k.qkv + 16, v, sizeof v);
+        memcpy(k.qkv + 32, v, sizeof v);
+        run_call(&s, &k);
+        for (int i = 0; i < 16; i++) {
+            T_INT(code_at(&s, &k.b, 0, 0, 0, 0)[i], codes[i]);
+            T_INT(code_at(&s, &k.b, 0, 0, 0, 1)[i], codes[i]);
+            T_NEAR(k.y[i], 0.5 * codes[i], 0); /* one position: its value */
+        }
+        free_call(&k);
+        close_scene(&s);
+    }
+}
+
+/* A NaN in a query is not hidden by the codes. */
+static void t_nan(void)
+{
+    static const kv8_case c = { "nan", 2, 2, 16, 1, 1, { { 0, 70 } } };
+
+    for (size_t b = 0; b < OP_BACKENDS; b++) {
+        scene s = open_scene(&c, op_backends[b], 2);
+        call k;
+
+        if (!s.be)
+            continue;
+        k = make_call(&s, 1);
+        k.qkv[69 * 6 * 16] = NAN; /* last token, head 0 */
+        run_call(&s, &k);
+        for (int j = 0; j < 70 * 32; j++)
+            T_INT(isnan(k.y[j]) != 0, j >= 69 * 32 && j < 69 * 32 + 16);
+        free_call(&k);
+        close_scene(&s);
+    }
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static void t_open(void)
+{
+    const fmt_model m = { .layers = 2, .n_kv = 3, .hd = 8 };
+    static const float bad[] = { 0, -1, NAN, INFINITY };
+    float k[6] = { 1, 2, 3, 4, 5, 6 }, v[6] = { 7, 8, 9, 10, 11, 12 };
+    const rt_kv_scales scales = { k, v };
+    rt_backend *be = op_open("cpu-ref", 1);
+    rt_kv_pool p;
+    q_err err = { 0 };
+
+    T_ERR(rt_kv_open(&p, be, &m, "int4", 1, NULL, &err), err, Q_EARG, "wanted f32, f16 or int8");
+    T_ERR(rt_kv_open(&p, be, &m, "int8", 1, NULL, &err), err, Q_ECONFIG,
+          "calibrate first: qwen-calibrate-kv");
+    T_ERR(rt_kv_open(&p, be, &m, "int8", 1, &(rt_kv_scales){ k, NULL }, &err), err, Q_ECONFIG,
+          "calibrate first: qwen-calibrate-kv");
+    for (size_t i = 0; i < 4; i++) {
+        k[4] = bad[i];
+        T_ERR(rt_kv_open(&p, be, &m, "int8", 1, &scales, &err), err, Q_ECONFIG,
+              "key scale of layer 1, head 1 is");
+        k[4] = 5;
+    }
+    v[2] = 0;
+    T_ERR(rt_kv_open(&p, be, &m, "int8", 1, &scales, &err), err, Q_ECONFIG,
+          "value scale of layer 0, head 2 is 0");
+    T_OK(rt_kv_open(&p, be, &m, "f32", 1, &scales, &err), err); /* not asked for: not looked at */
+    T_TRUE(!p.kv.k_scale && !p.kv.v_scale);
+    rt_kv_close(&p, be);
+    v[2] = 9;
+    T_OK(rt_kv_open(&p, be, &m, "int8", 4, &scales, &err), err);
+    T_INT(rt_kv_page_bytes(&m, p.kv.format), 2 * 2 * 3 * RT_PAGE * 8);
+    T_TRUE(memcmp(p.kv.k_scale, k, sizeof k) == 0 && memcmp(p.kv.v_scale, v, sizeof v) == 0);
+    rt_kv_close(&p, be);
+    T_TRUE(!p.scale && !p.kv.k_scale);
+    rt_backend_close(be);
+}
+
+static const t_case tests[] = { T(t_cases), T(t_codes), T(t_nan), T(t_open), { 0 } };
+
+int main(int argc, char **argv)
+{
+    return t_main(argc, argv, tests);
+}
