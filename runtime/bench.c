@@ -113,9 +113,9 @@ uint64_t rt_bench_kv_token_bytes(const rt_session *s)
 uint64_t rt_bench_model_bytes(const rt_model *m)
 {
     const rt_weight *e = &m->embd;
-    uint64_t n = m->decode_bytes; /* holds a tied embedding: it is the head */
+    uint64_t n = m->decode_bytes; /* holds an embedding that is the head */
 
-    if (!m->desc.tied)
+    if (m->head.data != e->data)
         n += (uint64_t)e->N * (qnt_row_bytes(e->scheme, e->K) + (e->scale ? 4 : 0));
     for (int64_t i = 0; i < m->desc.layers; i++)
         for (int r = 0; r < FMT_ROLES; r++)

@@ -374,7 +374,7 @@ static q_status decode_step(void *user, q_err *err)
     rt_engine *e = user;
 
     Q_TRY(rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err));
-    Q_TRY(rt_head(e->m, &e->work, e->row_dev, e->dev.n_tok, err));
+    Q_TRY(rt_head(e->m, &e->work, NULL, e->dev.n_tok, err)); /* every row */
 out:
     return st;
 }
@@ -389,10 +389,6 @@ static q_status forward(rt_engine *e, q_err *err)
     e->has_logits = is_replayable(e);
     if (!e->has_logits)
         return rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err);
-    for (int i = 0; i < n; i++)
-        e->row_host[i] = i;
-    Q_TRY(be->ops->copy(be, e->row_dev, e->row_host, (size_t)n * sizeof *e->row_host, RT_TO_DEVICE,
-                        err));
     Q_TRY(be->ops->graph(be, &e->graph[n], decode_step, e, err));
 out:
     return st;

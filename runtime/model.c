@@ -47,6 +47,75 @@ out:
     return st;
 }
 
+#define HEAD_STRIP 256 /* rows rounded at a time */
+
+/* Float rows to int8, nearest, a scale for each. */
+static q_status round_head(qnt_tensor *t, q_err *err)
+{
+    q_status st = Q_OK;
+    qnt_tensor r = { .scheme = qnt_scheme_find("w8"), .N = t->N, .K = t->K };
+    const size_t in = qnt_row_bytes(t->scheme, t->K), out = qnt_row_bytes(r.scheme, t->K);
+    float *wide = q_malloc(HEAD_STRIP * (size_t)t->K * sizeof *wide);
+    int64_t bad = -1;
+
+    r.codes = q_malloc((size_t)t->N * out);
+    r.scale = q_malloc((size_t)t->N * sizeof *r.scale);
+    if (!wide || !r.codes || !r.scale)
+        Q_FAIL(err, Q_ENOMEM, "no memory to round the head of %lld rows", (long long)t->N);
+    for (int64_t n0 = 0; n0 < t->N; n0 += HEAD_STRIP) {
+        const int64_t n = t->N - n0 < HEAD_STRIP ? t->N - n0 : HEAD_STRIP;
+
+#pragma omp parallel for schedule(static) reduction(max : bad)
+        for (int64_t i = 0; i < n; i++) {
+            const size_t at = (size_t)(n0 + i);
+            float *row = wide + i * t->K, sum = 0;
+
+            t->scheme->dequantize_row(row, (const char *)t->codes + at * in, 1, t->K);
+            for (int64_t k = 0; k < t->K; k++)
+                sum += row[k] - row[k]; /* 0 for a finite value, NaN otherwise */
+            if (sum != 0)
+                bad = n0 + i;
+            r.scheme->quantize_row((char *)r.codes + at * out, &r.scale[at], row, t->K);
+        }
+    }
+    if (bad >= 0)
+        Q_FAIL(err, Q_EFORMAT,
+               "head: row %lld holds a value that is not finite: --head int8 "
+               "cannot round it",
+               (long long)bad);
+    r.bias = t->bias;
+    t->bias = NULL;
+    qnt_tensor_free(t);
+    *t = r;
+    r = (qnt_tensor){ 0 };
+out:
+    q_free(wide);
+    qnt_tensor_free(&r);
+    return st;
+}
+
+/* The embedding again where the model has no head of its own. */
+static q_status load_head(rt_model *m, const fmt_src *src, const rt_model_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+    qnt_tensor t = { 0 };
+
+    if (m->desc.tied && !o->head) {
+        m->head = m->embd;
+    } else {
+        Q_TRY(qnt_load_as(&t, src, m->desc.tied ? FMT_TOK_EMBD : FMT_LM_HEAD, 0,
+                          &(qnt_load_opts){ 0 }, err));
+        if (o->head && !t.scheme->quantize_row)
+            Q_TRY(round_head(&t, err));
+        Q_TRY(m->be->ops->prep(m->be, &t, &m->head, err));
+    }
+    m->decode_bytes +=
+        (uint64_t)m->head.N * (qnt_row_bytes(m->head.scheme, m->head.K) + (m->head.scale ? 4 : 0));
+out:
+    qnt_tensor_free(&t);
+    return st;
+}
+
 /* *out stays NULL when the family has no such role */
 static q_status load_vector(rt_model *m, float **out, const fmt_src *src, fmt_role role,
                             int64_t layer, q_err *err)
@@ -101,6 +170,8 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
         Q_FAIL(err, Q_ENOMEM, "no memory for the model");
     m->be = be;
     m->desc = *fmt_src_model(src);
+    if (o->head && strcmp(o->head, "int8") != 0)
+        Q_FAIL(err, Q_EARG, "--head '%s': wanted int8", o->head);
     Q_TRY(choose(&how, o, err));
     if (!(m->layer = q_calloc((size_t)m->desc.layers, sizeof *m->layer)))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)m->desc.layers);
@@ -111,12 +182,7 @@ q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const
         q_progress_add(progress, 1);
     }
     Q_TRY(load_vector(m, &m->out_norm, src, FMT_OUT_NORM, 0, err));
-    if (m->desc.tied) {
-        m->head = m->embd;
-        m->decode_bytes += (uint64_t)m->head.N * qnt_row_bytes(m->head.scheme, m->head.K);
-    } else {
-        Q_TRY(load_weight(m, &m->head, src, FMT_LM_HEAD, 0, &stored, err));
-    }
+    Q_TRY(load_head(m, src, o, err));
     if (fmt_src_has(src, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_K_SCALE }))
         Q_TRY(qnt_load_kv_scales(&m->k_scale, &m->v_scale, src, err));
     snprintf(m->scheme, sizeof m->scheme, "%s", m->layer[0].w[FMT_ATTN_QKV].scheme->name);
@@ -166,7 +232,7 @@ void rt_model_close(rt_model *m)
         ops->free(m->be, l->q_norm);
         ops->free(m->be, l->k_norm);
     }
-    if (!m->desc.tied)
+    if (m->head.data != m->embd.data)
         ops->unprep(m->be, &m->head);
     ops->unprep(m->be, &m->embd);
     ops->free(m->be, m->out_norm);

@@ -8,6 +8,7 @@
 
 enum {
     KEY_WEIGHT_ONLY = 0x500,
+    KEY_HEAD,
     KEY_SMOOTH,
     KEY_PER_TOKEN,
     KEY_PER_CHANNEL,
@@ -33,6 +34,8 @@ static const struct argp_option model_options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
+    { "head", KEY_HEAD, "TYPE", 0, "Round the output matrix as well: int8 (default: as stored)",
+      0 },
     { "use-smooth-quant", KEY_SMOOTH, 0, 0,
       "W8A8: the int8 weights of qwen-convert --smoothquant, and int8 activations", 0 },
     { "per-token", KEY_PER_TOKEN, 0, 0,
@@ -76,6 +79,11 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_PER_CHANNEL:
         o->per_channel = 1;
+        return 0;
+    case KEY_HEAD:
+        if (strcmp(arg, "int8") != 0)
+            q_cli_bad(state, "--head", arg, "int8");
+        o->head = arg;
         return 0;
     case KEY_KV:
         if (!rt_kv_format_find(arg))

@@ -104,6 +104,7 @@ q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log
     s->kv_format = o->kv_format ? o->kv_format : s->be->ops->act == FMT_F16 ? "f16" : "f32";
     Q_TRY(rt_model_open(&s->model, src, s->be,
                         &(rt_model_opts){ .weight_only = o->weight_only,
+                                          .head = o->head,
                                           .smooth_quant = o->smooth_quant,
                                           .per_token = o->per_token,
                                           .per_channel = o->per_channel,

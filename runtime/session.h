@@ -25,6 +25,7 @@ typedef struct rt_sampling_opts {
 typedef struct rt_session_opts {
     const char *path;                         /* HF or FT directory */
     const char *weight_only;                  /* NULL, "int8", "int4" */
+    const char *head;                         /* NULL, "int8" */
     int smooth_quant, per_token, per_channel; /* as rt_model_opts has them */
     const char *kv_format;                    /* NULL: "f32"; "f16" where activations are f16 */
     const char *chat_format;                  /* NULL: what the files of the checkpoint say */

@@ -178,7 +178,9 @@ static q_status make_scratch(rt_backend *be, q_err *err)
     MAKE(pick_max, sizeof(float) * n_pick * CU_PICK_PARTS)
     MAKE(pick_at, sizeof(int32_t) * n_pick * CU_PICK_PARTS)
 #undef MAKE
-    if (!(c->hist_host = q_malloc(sizeof(int32_t) * (size_t)CU_HIST)))
+    c->hist_host = q_malloc(sizeof(int32_t) * (size_t)CU_HIST);
+    c->pick_host = q_calloc(n_pick, cu_pick_row_bytes());
+    if (!c->hist_host || !c->pick_host)
         Q_FAIL(err, Q_ENOMEM, "cuda: no memory for histories");
     CU_TRY(cudaMemsetAsync(c->arrived, 0, sizeof(int32_t) * CU_UNITS, c->stream));
     CU_TRY(cudaMemsetAsync(c->seen, 0, seen, c->stream));
@@ -200,6 +202,7 @@ static void close_cuda(rt_backend *be)
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         cu_free(be, all[i]);
     q_free(c->hist_host);
+    q_free(c->pick_host);
     assert(c->live == 0); /* everything else was given back before */
     cu_lt_close(c->lt);
     if (c->stream)

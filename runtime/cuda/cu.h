@@ -46,6 +46,8 @@ typedef struct cu_be {
     int32_t *hist; /* [CU_HIST] entries of histories */
     int32_t *hist_host; /* the same in host memory */
     void *pick_row;     /* [CU_PICK_ROWS] settings on the device */
+    void *pick_host;    /* the same; the first n_pick of them are there */
+    int n_pick;
     float *pick_max;    /* [CU_PICK_ROWS][CU_PICK_PARTS] */
     int32_t *pick_at;
     size_t live; /* blocks allocated and not freed */

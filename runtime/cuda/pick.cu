@@ -364,8 +364,9 @@ static q_status check(const rt_pick_args *a, q_err *err)
     return Q_OK;
 }
 
-/* Rows r0 .. r0 + n - 1: their settings, and whether any has a penalty. */
-static q_status upload_settings(const cu_be *c, const rt_pick_args *a, int64_t r0, int n,
+/* Rows r0 .. r0 + n - 1: their settings, and whether any has a penalty.  Greedy rows have the same
+ * ones in every step, and what the device has is not copied again. */
+static q_status upload_settings(cu_be *c, const rt_pick_args *a, int64_t r0, int n,
                                 int *penalties, q_err *err)
 {
     q_status st = Q_OK;
@@ -376,16 +377,21 @@ static q_status upload_settings(const cu_be *c, const rt_pick_args *a, int64_t r
     for (int i = 0; i < n; i++) {
         const rt_pick_row *r = &a->row[r0 + i];
 
-        set[i].u = rt_philox_unit(r->s.seed, r->stream, r->pos);
         set[i].temperature = r->s.temperature;
         set[i].top_p = r->s.top_p;
         set[i].top_k = r->s.top_k;
         set[i].penalty = r->s.repetition_penalty;
         set[i].greedy = r->s.temperature == 0.0f || r->s.top_k == 1;
+        if (!set[i].greedy)
+            set[i].u = rt_philox_unit(r->s.seed, r->stream, r->pos);
         *penalties |= r->s.repetition_penalty != 1.0f;
     }
+    if (n <= c->n_pick && memcmp(c->pick_host, set, (size_t)n * sizeof *set) == 0)
+        goto out;
     CU_TRY(cudaMemcpyAsync(c->pick_row, set, (size_t)n * sizeof *set, cudaMemcpyHostToDevice,
                            c->stream));
+    memcpy(c->pick_host, set, (size_t)n * sizeof *set);
+    c->n_pick = n > c->n_pick ? n : c->n_pick;
 out:
     return st;
 }
@@ -434,7 +440,7 @@ out:
 extern "C" q_status cu_pick(rt_backend *be, const rt_pick_args *a, q_err *err)
 {
     q_status st = Q_OK;
-    const cu_be *c = cu_of(be);
+    cu_be *c = cu_of(be);
     int penalties = 0;
 
     Q_TRY(check(a, err));

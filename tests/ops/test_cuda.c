@@ -224,6 +224,32 @@ static void t_model(void)
     rt_backend_close(cpu);
 }
 
+/* The head alone in int8, on the CPU too: half the bytes of it, other names refused. */
+static void t_head(void)
+{
+    rt_backend *be = op_open("cpu", 1);
+    fmt_src *src = NULL;
+    rt_model *plain = NULL, *m = NULL;
+    q_err err = { 0 };
+    uint64_t saved;
+
+    T_OK(fmt_src_open(&src, MODEL, &err), err);
+    T_OK(rt_model_open(&plain, src, be, &(rt_model_opts){ 0 }, &err), err);
+    T_OK(rt_model_open(&m, src, be, &(rt_model_opts){ .head = "int8" }, &err), err);
+    T_STR(m->head.scheme->name, "w8");
+    T_STR(m->scheme, plain->scheme); /* of the linears */
+    saved = (uint64_t)m->head.N * (qnt_row_bytes(plain->head.scheme, m->head.K) -
+                                   qnt_row_bytes(m->head.scheme, m->head.K) - sizeof(float));
+    T_INT(plain->decode_bytes - m->decode_bytes, saved);
+    rt_model_close(m);
+    m = NULL;
+    T_ERR(rt_model_open(&m, src, be, &(rt_model_opts){ .head = "int4" }, &err), err, Q_EARG,
+          "--head 'int4': wanted int8");
+    rt_model_close(plain);
+    fmt_src_close(src);
+    rt_backend_close(be);
+}
+
 /* The n-th allocation fails: an error, nothing lost, and the backend goes on working. */
 static void t_alloc_fails(void)
 {
@@ -247,8 +273,9 @@ static void t_alloc_fails(void)
     T_TRUE(be->ops->free_bytes(be) + ((uint64_t)64 << 20) >= before);
 }
 
-static const t_case tests[] = { T(t_open),   T(t_no_gpu), T(t_pick),        T(t_pick_bad),
-                                T(t_limits), T(t_model),  T(t_alloc_fails), { 0 } };
+static const t_case tests[] = { T(t_open),     T(t_no_gpu),      T(t_pick),
+                                T(t_pick_bad), T(t_limits),      T(t_head),
+                                T(t_model),    T(t_alloc_fails), { 0 } };
 
 int main(int argc, char **argv)
 {
