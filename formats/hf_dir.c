@@ -27,7 +27,7 @@
 #include "formats/base/q_file.h"
 #include "formats/base/q_mem.h"
 #include "formats/json.h"
-#include "formats/lfs.h"
+#include "formats/base/q_lfs.h"
 #include "formats/shard.h"
 
 #define INDEX_MAX ((size_t)100 * 1000 * 1000)
@@ -115,7 +115,7 @@ static q_status read_index(fmt_json **out, const char *dir, const char *name, q_
     if (!(text = q_malloc(n)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", q_file_path(f), n);
     Q_TRY(q_file_pread(f, text, n, 0, err));
-    Q_TRY(fmt_lfs_pointer(text, n, q_file_path(f), err));
+    Q_TRY(q_lfs_pointer(text, n, q_file_path(f), err));
     Q_TRY(fmt_json_parse(out, text, n, q_file_path(f), err));
 out:
     q_free(text);

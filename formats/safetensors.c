@@ -15,7 +15,7 @@
 
 #include "formats/base/q_file.h"
 #include "formats/base/q_mem.h"
-#include "formats/lfs.h"
+#include "formats/base/q_lfs.h"
 #include "formats/st_header.h"
 
 struct fmt_st {
@@ -33,7 +33,7 @@ static q_status read_header(fmt_st *s, q_err *err)
     q_status st = Q_OK;
     const char *path = q_file_path(s->f);
     const uint64_t bytes = q_file_bytes(s->f);
-    uint8_t head[sizeof FMT_LFS_HEAD - 1];
+    uint8_t head[sizeof Q_LFS_HEAD - 1];
     uint64_t n = 0;
 
     if (bytes < 8)
@@ -42,7 +42,7 @@ static q_status read_header(fmt_st *s, q_err *err)
                "fetch it again",
                path, (unsigned long long)bytes);
     Q_TRY(q_file_pread(s->f, head, bytes < sizeof head ? 8 : sizeof head, 0, err));
-    Q_TRY(fmt_lfs_pointer(head, bytes < sizeof head ? 8 : sizeof head, path, err));
+    Q_TRY(q_lfs_pointer(head, bytes < sizeof head ? 8 : sizeof head, path, err));
     for (int i = 7; i >= 0; i--)
         n = n << 8 | head[i];
     if (n > FMT_ST_MAX_HEADER)

@@ -19,7 +19,7 @@
 
 #include "formats/base/q_file.h"
 #include "formats/base/q_mem.h"
-#include "formats/lfs.h"
+#include "formats/base/q_lfs.h"
 #include "formats/pickle.h"
 #include "formats/zip_dir.h"
 
@@ -40,7 +40,7 @@ static q_status check_head(const fmt_tz *z, q_err *err)
     q_status st = Q_OK;
     const char *path = q_file_path(z->f);
     const uint64_t bytes = q_file_bytes(z->f);
-    uint8_t head[sizeof FMT_LFS_HEAD - 1];
+    uint8_t head[sizeof Q_LFS_HEAD - 1];
     const size_t n = bytes < sizeof head ? (size_t)bytes : sizeof head;
 
     if (n < 4)
@@ -49,7 +49,7 @@ static q_status check_head(const fmt_tz *z, q_err *err)
                "again",
                path, n);
     Q_TRY(q_file_pread(z->f, head, n, 0, err));
-    Q_TRY(fmt_lfs_pointer(head, n, path, err));
+    Q_TRY(q_lfs_pointer(head, n, path, err));
     if (n > 2 + sizeof LEGACY - 1 && head[0] == 0x80 &&
         memcmp(head + 2, LEGACY, sizeof LEGACY - 1) == 0)
         Q_FAIL(err, Q_EFORMAT,

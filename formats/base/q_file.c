@@ -4,6 +4,7 @@
 #include "formats/base/q_file.h"
 
 #include "formats/base/q_hash.h"
+#include "formats/base/q_lfs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -202,6 +203,7 @@ q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err)
     if (!(p = q_malloc((size_t)f->bytes + 1)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %llu bytes", path, (unsigned long long)f->bytes);
     Q_TRY(q_file_pread(f, p, (size_t)f->bytes, 0, err));
+    Q_TRY(q_lfs_pointer(p, (size_t)f->bytes, path, err));
     p[f->bytes] = '\0';
     q_buf_free(out);
     *out = (q_buf){ p, (size_t)f->bytes, (size_t)f->bytes + 1 };

@@ -37,7 +37,8 @@ const char *q_file_path(const q_file *f); /* as given; valid until close */
 q_status q_file_pread(const q_file *f, void *dst, size_t n, uint64_t offset, q_err *err);
 /* SHA-256 of the first n bytes, as 64 hex digits and NUL. */
 q_status q_file_sha256(const q_file *f, uint64_t n, char hex[65], q_err *err);
-/* Whole file into *out (NUL appended, not counted).  max: refused with Q_EFORMAT when larger. */
+/* Whole file into *out (NUL appended, not counted).  max: refused with Q_EFORMAT when
+ * larger; so is a git-lfs pointer in the place of the file. */
 q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
 
 /* Output file under a temporary name in the directory of path.

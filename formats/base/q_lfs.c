@@ -5,15 +5,15 @@
  *   size <bytes>
  *
  * Each reader of a large file asks here first, so that all of them say the same. */
-#include "formats/lfs.h"
+#include "formats/base/q_lfs.h"
 
 #include <string.h>
 
-q_status fmt_lfs_pointer(const void *head, size_t n, const char *path, q_err *err)
+q_status q_lfs_pointer(const void *head, size_t n, const char *path, q_err *err)
 {
-    const size_t want = sizeof FMT_LFS_HEAD - 1;
+    const size_t want = sizeof Q_LFS_HEAD - 1;
 
-    if (n < want || memcmp(head, FMT_LFS_HEAD, want) != 0)
+    if (n < want || memcmp(head, Q_LFS_HEAD, want) != 0)
         return Q_OK;
     return q_fail(err, Q_EFORMAT,
                   "%s: is a git-lfs pointer, not the data: run 'git lfs pull' in its directory, or "
