@@ -226,8 +226,8 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-q_status qnt_load_as(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
-                     const qnt_load_opts *o, q_err *err)
+q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
+                  const qnt_load_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_ref ref = { role, layer, FMT_WEIGHT }, bias = { role, layer, FMT_BIAS };
@@ -237,8 +237,8 @@ q_status qnt_load_as(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t
     size_t bytes;
 
     t.scheme = o->scheme ? o->scheme : qnt_scheme_float(fmt_src_dtype(src, ref));
-    if (o->scheme && !fmt_role_get(role)->quant)
-        Q_FAIL(err, Q_EUNSUPPORTED, "%s is never quantized", fmt_role_get(role)->name);
+    if (w8a8 && !fmt_role_get(role)->quant)
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s is never quantized to w8a8", fmt_role_get(role)->name);
     if (!q_mul_ok((size_t)t.N, qnt_row_bytes(t.scheme, t.K), &bytes) ||
         !(t.codes = q_malloc(bytes)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for [%lld, %lld]", fmt_src_name(src, ref, 0),
@@ -257,10 +257,4 @@ q_status qnt_load_as(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t
 out:
     qnt_tensor_free(&t);
     return st;
-}
-
-q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
-                  const qnt_scheme *scheme, q_err *err)
-{
-    return qnt_load_as(out, src, role, layer, &(qnt_load_opts){ .scheme = scheme }, err);
 }

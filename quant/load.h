@@ -1,10 +1,8 @@
 /* From a model source to a stacked weight in memory, in the scheme wanted.
  *
  *     qnt_tensor t;
- *     Q_TRY(qnt_load(&t, src, FMT_FFN_DOWN, layer, NULL, err));      as stored
- *     Q_TRY(qnt_load(&t, src, FMT_FFN_DOWN, layer, w8, err));        rounded to nearest while
- * loading Q_TRY(qnt_load_as(&t, src, FMT_FFN_DOWN, layer,                int8 of qwen-convert
- *                       &(qnt_load_opts){ .scheme = w8a8, .static_x = 1 }, err));
+ *     qnt_load_opts o = { .scheme = qnt_scheme_find("w8") };         rounded to nearest while
+ * loading Q_TRY(qnt_load(&t, src, FMT_FFN_DOWN, layer, &o, err));        { 0 }: as stored
  *
  * The one path by which convert, calibrate and runtime get weights.  Peak memory is the result plus
  * a few megabytes.  Rows are independent, so the result does not depend on the number of threads.
@@ -25,15 +23,11 @@ typedef struct qnt_load_opts {
 /* Weight and, where the family has one, bias of a role.  w8a8 takes the stored codes where there
  * are some, and otherwise rounds the rows of the float weight, unsmoothed.  Scales of pieces are
  * broadcast to rows, so that t->scale [N] is the one form.  Caller owns *out.
- * Errors: those of fmt_src_read, Q_EUNSUPPORTED (a scheme for a role that is never quantized,
+ * Errors: those of fmt_src_read, Q_EUNSUPPORTED (w8a8 for a role other than the linears,
  * stored parts that are not there), Q_EFORMAT (a weight that is not finite, when quantizing; a
  * stored scale or code out of range), Q_ENOMEM. */
-q_status qnt_load_as(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
-                     const qnt_load_opts *o, q_err *err);
-/* The same with the scheme alone. */
 q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
-                  const qnt_scheme *scheme, q_err *err);
-
+                  const qnt_load_opts *o, q_err *err);
 /* A vector role (norms) or a bias widened to f32.  *out [n], owned by the caller. */
 q_status qnt_load_f32(float **out, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err);
 

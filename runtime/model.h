@@ -16,7 +16,7 @@
 
 typedef struct rt_model_opts {
     const char *weight_only; /* NULL: as stored; "int8", "int4": round to nearest per channel */
-    const char *head;        /* NULL: as stored; "int8": the output matrix rounded the same way */
+    const char *head;        /* NULL: as stored; "int8", "int4": the output matrix rounded as well */
     int smooth_quant; /* 1: w8a8, the linears and their inputs in int8; not with weight_only */
     int per_token; /* w8a8: 1: activations by the maximum of each token; 0: by calibrated ranges */
     int per_channel;  /* w8a8: 1: a scale for each output channel; 0: for each piece */

@@ -34,7 +34,7 @@ static const struct argp_option model_options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
-    { "head", KEY_HEAD, "TYPE", 0, "Round the output matrix as well: int8 (default: as stored)",
+    { "head", KEY_HEAD, "TYPE", 0, "Round the output matrix as well: int8 or int4 (default: as stored)",
       0 },
     { "use-smooth-quant", KEY_SMOOTH, 0, 0,
       "W8A8: the int8 weights of qwen-convert --smoothquant, and int8 activations", 0 },
@@ -81,8 +81,8 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
         o->per_channel = 1;
         return 0;
     case KEY_HEAD:
-        if (strcmp(arg, "int8") != 0)
-            q_cli_bad(state, "--head", arg, "int8");
+        if (strcmp(arg, "int8") != 0 && strcmp(arg, "int4") != 0)
+            q_cli_bad(state, "--head", arg, "int8 or int4");
         o->head = arg;
         return 0;
     case KEY_KV:

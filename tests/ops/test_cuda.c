@@ -243,8 +243,8 @@ static void t_head(void)
     T_INT(plain->decode_bytes - m->decode_bytes, saved);
     rt_model_close(m);
     m = NULL;
-    T_ERR(rt_model_open(&m, src, be, &(rt_model_opts){ .head = "int4" }, &err), err, Q_EARG,
-          "--head 'int4': wanted int8");
+    T_ERR(rt_model_open(&m, src, be, &(rt_model_opts){ .head = "int2" }, &err), err, Q_EARG,
+          "--head 'int2': wanted int8 or int4");
     rt_model_close(plain);
     fmt_src_close(src);
     rt_backend_close(be);

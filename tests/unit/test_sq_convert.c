@@ -255,7 +255,7 @@ static q_status load(fmt_role role, int per_tensor, int static_x, q_err *err)
     fmt_src *s = open_src(tmp("d"));
     const qnt_load_opts o = { qnt_scheme_find("w8a8"), per_tensor, static_x };
     qnt_tensor t = { 0 };
-    const q_status st = qnt_load_as(&t, s, role, 1, &o, err);
+    const q_status st = qnt_load(&t, s, role, 1, &o, err);
 
     T_INT(t.codes != NULL, st == Q_OK);
     qnt_tensor_free(&t);
@@ -315,16 +315,16 @@ static void t_bad_values(void)
 static void t_load_float(void)
 {
     q_err err = { 0 };
-    const qnt_scheme *w8a8 = qnt_scheme_find("w8a8");
-    const qnt_load_opts per_tensor = { .scheme = w8a8, .per_tensor = 1 };
-    const qnt_load_opts ranges_of_x = { .scheme = w8a8, .static_x = 1 };
+    const qnt_load_opts w8a8 = { .scheme = qnt_scheme_find("w8a8") };
+    const qnt_load_opts per_tensor = { .scheme = qnt_scheme_find("w8a8"), .per_tensor = 1 };
+    const qnt_load_opts ranges_of_x = { .scheme = qnt_scheme_find("w8a8"), .static_x = 1 };
     qnt_tensor t = { 0 }, f = { 0 };
     fmt_src *s;
 
     begin("none");
     s = open_src(tmp("in"));
-    T_OK(qnt_load(&t, s, FMT_FFN_DOWN, 1, w8a8, &err), err);
-    T_OK(qnt_load(&f, s, FMT_FFN_DOWN, 1, NULL, &err), err);
+    T_OK(qnt_load(&t, s, FMT_FFN_DOWN, 1, &w8a8, &err), err);
+    T_OK(qnt_load(&f, s, FMT_FFN_DOWN, 1, &(qnt_load_opts){ 0 }, &err), err);
     T_NEAR(t.x_scale, 0, 0);
     for (int64_t n = 0; n < t.N; n++) {
         float row[20], max = 0;
@@ -338,12 +338,12 @@ static void t_load_float(void)
     }
     qnt_tensor_free(&t);
     qnt_tensor_free(&f);
-    T_ERR(qnt_load_as(&t, s, FMT_FFN_DOWN, 1, &per_tensor, &err), err, Q_EUNSUPPORTED,
+    T_ERR(qnt_load(&t, s, FMT_FFN_DOWN, 1, &per_tensor, &err), err, Q_EUNSUPPORTED,
           "in: has no stored int8 weights and ranges: make them with qwen-convert --smoothquant");
-    T_ERR(qnt_load_as(&t, s, FMT_FFN_DOWN, 1, &ranges_of_x, &err), err, Q_EUNSUPPORTED,
+    T_ERR(qnt_load(&t, s, FMT_FFN_DOWN, 1, &ranges_of_x, &err), err, Q_EUNSUPPORTED,
           "has no stored int8 weights");
-    T_ERR(qnt_load(&t, s, FMT_LM_HEAD, 0, w8a8, &err), err, Q_EUNSUPPORTED,
-          "lm_head is never quantized");
+    T_ERR(qnt_load(&t, s, FMT_LM_HEAD, 0, &w8a8, &err), err, Q_EUNSUPPORTED,
+          "lm_head is never quantized to w8a8");
     fmt_src_close(s);
 }
 

@@ -442,7 +442,7 @@ static void check_load(const ref *r, const fmt_src *s, fmt_role role, int per_te
 
     for (int i = 0; i < NAMES * 3; i++)
         all[i / 3][i % 3] = piece_max(r, i / 3, i % 3);
-    T_OK(qnt_load_as(&t, s, role, r->layer, &o, &err), err);
+    T_OK(qnt_load(&t, s, role, r->layer, &o, &err), err);
     T_INT(t.bias != NULL, role == FMT_ATTN_QKV && r->bias != NULL);
     for (int64_t i = 0; i < t.N; i++) {
         int64_t n = i;
