@@ -35,7 +35,8 @@ static const struct argp_option options[] = {
     { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: what the files say)", 0 },
     { "device", KEY_DEVICE, "NAME", 0, "auto (default), cpu, cuda, cuda:N", 0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
-      "Hidden states above SIZE (4GiB, say) go to files in the job directory", 0 },
+      "Memory in all, 4GiB say: hidden states that do not fit go to files in the job directory",
+      0 },
     { "resume", KEY_RESUME, 0, 0, "Continue a stopped run (default)", 0 },
     { "no-resume", KEY_NO_RESUME, 0, 0, "Start anew", 0 },
     { 0 },
@@ -108,6 +109,8 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
 
     if (o->stats)
         return cal_stats_read(o->stats, fmt_src_model(src), out, err);
+    if (o->save && !force && q_path_exists(o->save))
+        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", o->save);
     if (!(job = q_format("%s.job", output)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
     o->run.threads = cli->threads;
@@ -137,7 +140,7 @@ q_status cal_cli_done(const char *output, q_err *err)
 
     if (!job)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
-    Q_TRY(q_dir_remove(job, err));
+    Q_TRY(cal_job_remove(job, err));
 out:
     q_free(job);
     return st;

@@ -171,11 +171,6 @@ out:
     return st;
 }
 
-q_status cal_run_finish(cal_run *r, q_err *err)
-{
-    return r->job ? cal_job_remove(r->job, err) : Q_OK;
-}
-
 void cal_run_cost(cal_cost *c, const cal_run *r)
 {
     const cal_loop_opts lo = loop_opts(r, NULL);

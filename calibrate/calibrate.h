@@ -4,7 +4,7 @@
  *     Q_TRY(cal_run_open(&r, src, &opts, err));       samples, backend, fingerprint
  *     Q_TRY(cal_run_ranges(&r, &ranges, err));        the loop
  *     Q_TRY(cal_stats_write(path, force, &r.info, ranges.layer, err));
- *     Q_TRY(cal_run_finish(&r, err));                 the job is not needed any more
+ *     Q_TRY(cal_job_remove(opts.job_dir, err));       the result is safe
  *     ... out: cal_run_close(&r);
  *
  * Threads: one. */
@@ -42,7 +42,6 @@ q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_e
 void cal_run_close(cal_run *r);
 /* Opens the job (refusing one begun with other inputs) and runs the loop. */
 q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err);
-q_status cal_run_finish(cal_run *r, q_err *err); /* removes the job directory */
 void cal_run_cost(cal_cost *c, const cal_run *r);
 
 #endif

@@ -128,9 +128,9 @@ void cal_job_close(cal_job *job)
     q_free(job);
 }
 
-q_status cal_job_remove(cal_job *job, q_err *err)
+q_status cal_job_remove(const char *dir, q_err *err)
 {
-    return q_dir_remove(job->dir, err);
+    return q_dir_remove(dir, err);
 }
 
 const char *cal_job_dir(const cal_job *job)

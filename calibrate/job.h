@@ -4,7 +4,7 @@
  *     Q_TRY(cal_job_open(&job, "out.job", fingerprint, resume, err));
  *     Q_TRY(cal_job_layer_path(job, i, path, sizeof path, err));
  *     ... out: cal_job_close(job);          (the directory stays)
- *     Q_TRY(cal_job_remove(job, err));      (when the result is safe)
+ *     Q_TRY(cal_job_remove("out.job", err)); (when the result is safe)
  *
  * <out>.job/ holds job.json, the fingerprint: one text per item (model, samples, options, version),
  * a lock, one file per finished layer, and the hidden states behind a layer.  Every file appears
@@ -23,7 +23,8 @@ typedef struct cal_job cal_job;
 q_status cal_job_open(cal_job **out, const char *dir, const fmt_json *fingerprint, int resume,
                       q_err *err);
 void cal_job_close(cal_job *job);
-q_status cal_job_remove(cal_job *job, q_err *err); /* deletes the directory; then only close */
+/* Deletes the directory, which may be open or absent. */
+q_status cal_job_remove(const char *dir, q_err *err);
 const char *cal_job_dir(const cal_job *job);
 
 /* Names inside the directory; owned by the caller, NULL when out of memory. */

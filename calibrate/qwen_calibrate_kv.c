@@ -2,10 +2,8 @@
  *
  * Two phases.  The calibration is long and can be continued (OUT.job); writing the directory is
  * short and starts anew.  A signal ends either between two steps. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "calibrate/cal_cli.h"
 #include "calibrate/kv_gate.h"
@@ -23,32 +21,29 @@ static struct opts {
     cal_gate gate;
 } o = { .store = FMT_F16, .ranks = 1 };
 
-static volatile sig_atomic_t stop;
-
 static const struct argp_option options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "output", 'o', "DIR", 0, "Directory that gets <N>-gpu with the scales", 0 },
     { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
     { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
-    { "dry-run", KEY_DRY_RUN, 0, 0, "Print memory, disk and tokens, and do nothing", 0 },
+    { "dry-run", KEY_DRY_RUN, 0, 0, "Print the plan, memory and disk, and do nothing", 0 },
     { "force", 'f', 0, 0, "Replace what is there", 0 },
     { "text", KEY_TEXT, "FILE", 0, "Compare perplexities on FILE: int8 cache against float", 1 },
     { "assert", KEY_ASSERT, "CHECK", 0,
-      "... and end with 2 unless CHECK holds, as in 'ppl_delta<0.01'; also ppl, ppl_ratio, "
-      "kld_mean, "
-      "top1",
+      "After --text, end with 2 unless CHECK holds, as in 'ppl_delta<0.01'; also ppl, ppl_ratio, "
+      "kld_mean, top1",
       1 },
     { 0 },
 };
 
 static const char doc[] =
-    "Find the ranges of keys and values on calibration texts, and write an FT directory that can "
-    "be "
-    "run with --kv-cache int8."
+    "Find the ranges of keys and values on calibration texts, and write an FT directory that runs "
+    "with --kv-cache int8."
     "\v"
     "Examples:\n"
-    "  qwen-calibrate-kv -m Qwen-7B-Chat -o ft --calib-data cnn.jsonl --calib-samples 512\n"
-    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text wiki.txt --assert 'ppl_delta<0.01'\n\n"
+    "  qwen-calibrate-kv -m Qwen-7B-Chat -o ft --calib-data cnn.jsonl\n"
+    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text wiki.txt \\\n"
+    "                    --assert 'ppl_delta<0.01'\n\n"
     "Keys are measured after the rotary embedding, one scale for each layer and key/value head.\n"
     "A stopped run is continued by the same command.\n\n"
     "Exit codes: 0 done; 2 --assert failed; 64 usage; 65 bad data; 66 input missing; 69 no such "
@@ -112,13 +107,6 @@ static const struct argp argp = {
     .options = options, .parser = parse, .doc = doc, .children = children
 };
 
-static void on_signal(int sig)
-{
-    if (stop)
-        _exit(128 + sig);
-    stop = 1;
-}
-
 /* What was written, and with --text what the int8 cache costs. */
 static q_status report(const cvt_result *done, q_err *err)
 {
@@ -155,38 +143,65 @@ out:
     return st;
 }
 
-static q_status run(q_err *err)
+static q_status print_plan(const cvt_plan *p, q_err *err)
+{
+    q_status st = Q_OK;
+    q_buf text = { 0 };
+    fmt_json *v = NULL;
+
+    if (o.cli.json) {
+        Q_TRY(fmt_json_new(&v, err));
+        Q_TRY(cvt_plan_json(v, p, err));
+        Q_TRY(fmt_json_print(&text, v, 0, err));
+        puts(text.data);
+    } else {
+        if (!o.cal.stats)
+            Q_TRY(cal_cli_dry_run(&o.cal, p->src, err));
+        Q_TRY(cvt_plan_text(&text, p, err));
+        fputs(text.data, stdout);
+    }
+out:
+    fmt_json_free(v);
+    q_buf_free(&text);
+    return st;
+}
+
+static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *err)
+{
+    q_status st = Q_OK;
+    const cvt_run_opts ro = { .out = o.output, .force = o.force, .stop = stop, .log = &o.cli.log };
+    qnt_ranges *ranges = NULL;
+    cvt_result r = { 0 };
+
+    Q_TRY(cvt_run_check(p, &ro, err));
+    Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.output, stop, o.force, err));
+    Q_TRY(cvt_plan_set_ranges(p, ranges, err));
+    Q_TRY(cvt_run(&r, p, &ro, err));
+    Q_TRY(cal_cli_done(o.output, err));
+    Q_TRY(report(&r, err));
+out:
+    if (ranges)
+        cal_stats_free(ranges, fmt_src_model(p->src));
+    cvt_result_free(&r);
+    return st;
+}
+
+static q_status run(const volatile sig_atomic_t *stop, q_err *err)
 {
     q_status st = Q_OK;
     fmt_src *src = NULL;
-    qnt_ranges *ranges = NULL;
     cvt_plan *p = NULL;
-    cvt_result r = { 0 };
 
     Q_TRY(fmt_src_open(&src, o.model, err));
-    if (o.dry_run) {
-        Q_TRY(cal_cli_dry_run(&o.cal, src, err));
-        goto out;
-    }
-    Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, src, o.output, &stop, o.force, err));
     Q_TRY(cvt_plan_build(&p, src,
                          &(cvt_plan_opts){ .ranks = o.ranks,
                                            .store = o.store,
                                            .threads = cvt_pool_threads(o.cli.threads),
                                            .tool = "qwenkit " Q_VERSION,
-                                           .ranges = ranges,
                                            .kv_scales = 1 },
                          err));
-    Q_TRY(cvt_run(
-        &r, p,
-        &(cvt_run_opts){ .out = o.output, .force = o.force, .stop = &stop, .log = &o.cli.log },
-        err));
-    Q_TRY(cal_cli_done(o.output, err));
-    Q_TRY(report(&r, err));
+    Q_TRY(o.dry_run ? print_plan(p, err) : run_plan(p, stop, err));
 out:
-    if (src)
-        cal_stats_free(ranges, fmt_src_model(src));
-    cvt_result_free(&r);
     cvt_plan_free(p);
     fmt_src_close(src);
     return st;
@@ -196,11 +211,10 @@ int main(int argc, char **argv)
 {
     q_err err = { 0 };
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
+    const volatile sig_atomic_t *stop = q_cli_catch_signals();
 
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     if (st == Q_OK)
-        st = run(&err);
+        st = run(stop, &err);
     if (st == Q_ECANCEL)
         q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
                    o.output);

@@ -198,6 +198,17 @@ out:
     return st;
 }
 
+q_status cvt_run_check(const cvt_plan *p, const cvt_run_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(check_paths(p, o->out, err));
+    Q_TRY(cvt_outdir_check(o->out, p->name, o->force, err));
+    Q_TRY(cvt_plan_check_space(p, o->out, err));
+out:
+    return st;
+}
+
 static q_status check_stop(const cvt_run_opts *o, q_err *err)
 {
     return o->stop && *o->stop ? q_fail(err, Q_ECANCEL, "stopped by a signal: nothing is left")

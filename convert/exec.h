@@ -36,6 +36,10 @@ typedef struct cvt_result {
     fmt_dtype store;
 } cvt_result;
 
+/* What can be known beforehand: whether the output may be made, and fits.  cvt_run asks again.
+ * Errors: Q_EARG (the output is the input), Q_ECREATE (exists), Q_EIO (too little room). */
+q_status cvt_run_check(const cvt_plan *p, const cvt_run_opts *o, q_err *err);
+
 /* Errors: Q_EARG (the output is the input), Q_ECREATE (exists, or locked), Q_EIO, Q_EFORMAT
  * (strict), Q_ECANCEL (stopped; nothing is left), Q_EPERM, Q_ENOMEM, Q_EOS. */
 q_status cvt_run(cvt_result *r, const cvt_plan *p, const cvt_run_opts *o, q_err *err);

@@ -101,15 +101,25 @@ out:
     return st;
 }
 
-static q_status check_free(const cvt_outdir *d, int force, q_err *err)
+static q_status check_free(const char *path, int force, q_err *err)
 {
-    if (!q_path_exists(d->path))
+    if (!q_path_exists(path))
         return Q_OK;
     if (!force)
-        return q_fail(err, Q_ECREATE, "%s: exists; --force replaces it", d->path);
-    if (!q_path_is_dir(d->path))
-        return q_fail(err, Q_ECREATE, "%s: exists and is not a directory", d->path);
+        return q_fail(err, Q_ECREATE, "%s: exists; --force replaces it", path);
+    if (!q_path_is_dir(path))
+        return q_fail(err, Q_ECREATE, "%s: exists and is not a directory", path);
     return Q_OK;
+}
+
+q_status cvt_outdir_check(const char *parent, const char *name, int force, q_err *err)
+{
+    char *path = q_path_join(parent, name);
+    const q_status st =
+        path ? check_free(path, force, err) : q_fail(err, Q_ENOMEM, "%s: no memory", parent);
+
+    q_free(path);
+    return st;
 }
 
 q_status cvt_outdir_open(cvt_outdir **out, const char *parent, const char *name, int force,
@@ -123,11 +133,11 @@ q_status cvt_outdir_open(cvt_outdir **out, const char *parent, const char *name,
     d->lock_fd = d->dirfd = -1;
     d->log = log;
     Q_TRY(make_paths(d, parent, name, err));
-    Q_TRY(check_free(d, force, err));
+    Q_TRY(check_free(d->path, force, err));
     d->made_parent = !q_path_exists(parent);
     Q_TRY(q_dir_make(parent, err));
     Q_TRY(take_lock(d, err));
-    Q_TRY(check_free(d, force, err)); /* another run may just have made it */
+    Q_TRY(check_free(d->path, force, err)); /* another run may just have made it */
     if (q_path_exists(d->part))
         q_log_info(log, "%s: left by a run that was killed: removed", d->part);
     Q_TRY(q_dir_remove(d->part, err));

@@ -21,6 +21,9 @@
 
 typedef struct cvt_outdir cvt_outdir;
 
+/* Whether parent/name may be made, asked before a long calibration.  Errors: Q_ECREATE, Q_ENOMEM.
+ */
+q_status cvt_outdir_check(const char *parent, const char *name, int force, q_err *err);
 /* parent is made when it is not there.  name: a plain name.
  * Errors: Q_ECREATE (exists, or another process is writing it), Q_EPERM, Q_EIO, Q_EOS, Q_ENOMEM. */
 q_status cvt_outdir_open(cvt_outdir **out, const char *parent, const char *name, int force,

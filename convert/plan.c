@@ -274,7 +274,6 @@ out:
 static q_status set_layout(cvt_plan *p, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_model *m = fmt_src_model(p->src);
     const cvt_plan_opts *o = &p->opt;
 
     p->layout = *fmt_src_layout(p->src);
@@ -285,8 +284,6 @@ static q_status set_layout(cvt_plan *p, q_err *err)
                fmt_src_dir(p->src));
     if (o->smooth && !(o->alpha >= 0 && o->alpha <= 1))
         Q_FAIL(err, Q_EARG, "smoothquant %g: wanted 0 to 1", o->alpha);
-    for (int64_t l = 0; o->ranges && l < m->layers; l++)
-        Q_TRY(qnt_smooth_check(&o->ranges[l], m, l, err));
     if (o->smooth)
         p->layout.alpha = o->alpha;
     p->layout.sets |= (o->smooth ? FMT_FT_W8A8 : 0) | (o->kv_scales ? FMT_FT_KV8 : 0);
@@ -322,6 +319,18 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
     p = NULL;
 out:
     cvt_plan_free(p);
+    return st;
+}
+
+q_status cvt_plan_set_ranges(cvt_plan *p, const qnt_ranges *ranges, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(p->src);
+
+    for (int64_t l = 0; l < m->layers; l++)
+        Q_TRY(qnt_smooth_check(&ranges[l], m, l, err));
+    p->ranges = ranges;
+out:
     return st;
 }
 

@@ -31,9 +31,6 @@ typedef struct cvt_plan_opts {
     int smooth;       /* 1: smooth the linears by alpha and add int8 weights */
     double alpha;     /* 0 .. 1 */
     int kv_scales;    /* 1: add scales of an int8 key/value cache */
-    /* What calibration saw of the source as it is, [layers], borrowed as long as the plan.  Both
-     * additions need it to be carried out; a plan that is only printed does not. */
-    const qnt_ranges *ranges;
 } cvt_plan_opts;
 
 /* Where the values of a file come from: the source as it is, the smoothed layer (sq_layer.h), or
@@ -57,8 +54,9 @@ typedef struct cvt_copy {
 typedef struct cvt_plan {
     const fmt_src *src; /* borrowed */
     cvt_plan_opts opt;
-    fmt_ft_layout layout; /* of the output */
-    char name[32];        /* "<T>-gpu" */
+    const qnt_ranges *ranges; /* [layers], see cvt_plan_set_ranges; else NULL */
+    fmt_ft_layout layout;     /* of the output */
+    char name[32];            /* "<T>-gpu" */
     cvt_item *item;
     size_t n_items, n_shared; /* the first n_shared belong to no layer, then layer by layer */
     cvt_copy *copy;           /* by name */
@@ -73,8 +71,11 @@ typedef struct cvt_plan {
 } cvt_plan;
 
 /* Errors: Q_ECONFIG (T does not divide the model), Q_EARG (alpha), Q_EUNSUPPORTED (the source is
- * smoothed already), Q_EFORMAT (ranges that are not finite, too), Q_ENOMEM, Q_EIO. */
+ * smoothed already), Q_ENOMEM, Q_EIO. */
 q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err);
+/* What calibration saw of the source as it is, [layers], borrowed as long as the plan.  Needed
+ * before a plan that smooths or adds scales is carried out.  Errors: Q_EFORMAT (not finite). */
+q_status cvt_plan_set_ranges(cvt_plan *p, const qnt_ranges *ranges, q_err *err);
 void cvt_plan_free(cvt_plan *p);
 /* Q_EIO with needed and free bytes when the disk of dir (or of its nearest parent) is too small. */
 q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err);

@@ -7,11 +7,9 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "calibrate/cal_cli.h"
 #include "convert/convert_cli.h"
@@ -25,7 +23,7 @@ static struct opts {
     cal_cli_opts cal;
 } o;
 
-static volatile sig_atomic_t stop;
+static const volatile sig_atomic_t *stop;
 
 static const char doc[] =
     "Convert a Qwen checkpoint to an FT directory: raw little-endian arrays that this toolkit and "
@@ -40,11 +38,11 @@ static const char doc[] =
     "\n"
     "The output appears whole or not at all. The input is never changed.\n"
     "\n"
-    "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 71 "
+    "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 69 "
+    "no such device; 71 "
     "out of memory; 73 the output exists, is being written or cannot be created; 74 read or write "
     "failed, disk full; 75 stopped by a signal (a calibration can be continued); 77 permission; 78 "
-    "model or "
-    "configuration not supported.";
+    "model or configuration not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -76,24 +74,6 @@ static const struct argp_child children[] = { { &cvt_argp, 0, NULL, 0 },
                                               { &q_cli_argp, 0, "Common options:", 90 },
                                               { 0 } };
 static const struct argp argp = { NULL, parse, NULL, doc, children, NULL, NULL };
-
-static void on_signal(int sig)
-{
-    if (stop)
-        _exit(128 + sig);
-    stop = 1;
-}
-
-static void catch_signals(void)
-{
-    static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
-    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, old;
-
-    for (size_t i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
-        if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup */
-            sigaction(sigs[i], &sa, NULL);
-    signal(SIGXFSZ, SIG_IGN); /* a file size limit becomes a failed write */
-}
 
 static q_status print_json(const fmt_json *v, q_err *err)
 {
@@ -147,23 +127,32 @@ out:
     return st;
 }
 
-static q_status run_plan(const cvt_plan *p, double start, q_err *err)
+/* Calibrates where the plan needs it, after everything that can be refused was. */
+static q_status run_plan(cvt_plan *p, double start, q_err *err)
 {
     q_status st = Q_OK;
+    const cvt_run_opts ro = { .out = o.cvt.output,
+                              .force = o.cvt.force,
+                              .strict = o.cvt.strict,
+                              .stop = stop,
+                              .log = &o.cli.log };
+    qnt_ranges *ranges = NULL;
     cvt_result r = { 0 };
 
-    Q_TRY(cvt_run(&r, p,
-                  &(cvt_run_opts){ .out = o.cvt.output,
-                                   .force = o.cvt.force,
-                                   .strict = o.cvt.strict,
-                                   .stop = &stop,
-                                   .log = &o.cli.log },
-                  err));
-    if (p->opt.ranges && !o.cal.stats)
+    Q_TRY(cvt_run_check(p, &ro, err));
+    if (cvt_plan_makes(p)) {
+        Q_TRY(
+            cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.cvt.output, stop, o.cvt.force, err));
+        Q_TRY(cvt_plan_set_ranges(p, ranges, err));
+    }
+    Q_TRY(cvt_run(&r, p, &ro, err));
+    if (ranges && !o.cal.stats)
         Q_TRY(cal_cli_done(o.cvt.output, err));
     Q_TRY(print_result(&r, q_now() - start, err));
 out:
     cvt_result_free(&r);
+    if (ranges)
+        cal_stats_free(ranges, fmt_src_model(p->src));
     return st;
 }
 
@@ -171,30 +160,24 @@ static q_status convert(q_err *err)
 {
     q_status st = Q_OK;
     const double start = q_now();
-    cvt_plan_opts po = { .ranks = o.cvt.ranks,
-                         .store = o.cvt.store,
-                         .threads = cvt_pool_threads(o.cli.threads),
-                         .tool = "qwenkit " Q_VERSION,
-                         .smooth = o.cvt.smooth,
-                         .alpha = o.cvt.alpha,
-                         .kv_scales = o.cvt.kv_scales };
-    const int calibrated = o.cvt.smooth || o.cvt.kv_scales;
     fmt_src *src = NULL;
-    qnt_ranges *ranges = NULL;
     cvt_plan *p = NULL;
 
     Q_TRY(fmt_src_open(&src, o.cvt.input, err));
-    if (calibrated && o.cvt.dry_run && o.cal.run.data.path)
+    Q_TRY(cvt_plan_build(&p, src,
+                         &(cvt_plan_opts){ .ranks = o.cvt.ranks,
+                                           .store = o.cvt.store,
+                                           .threads = cvt_pool_threads(o.cli.threads),
+                                           .tool = "qwenkit " Q_VERSION,
+                                           .smooth = o.cvt.smooth,
+                                           .alpha = o.cvt.alpha,
+                                           .kv_scales = o.cvt.kv_scales },
+                         err));
+    if (o.cvt.dry_run && o.cal.run.data.path && !o.cli.json)
         Q_TRY(cal_cli_dry_run(&o.cal, src, err));
-    else if (calibrated && !o.cvt.dry_run)
-        Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, src, o.cvt.output, &stop, o.cvt.force, err));
-    po.ranges = ranges;
-    Q_TRY(cvt_plan_build(&p, src, &po, err));
     Q_TRY(o.cvt.dry_run ? print_plan(p, err) : run_plan(p, start, err));
 out:
     cvt_plan_free(p);
-    if (ranges)
-        cal_stats_free(ranges, fmt_src_model(src));
     fmt_src_close(src);
     return st;
 }
@@ -206,7 +189,7 @@ static q_status verify(q_err *err)
     q_err why = { 0 };
     fmt_json *v = NULL;
     const int n = cvt_pool_threads(o.cli.threads);
-    const q_status found = cvt_verify(&r, o.cvt.verify, n, &o.cli.log, &stop, &why);
+    const q_status found = cvt_verify(&r, o.cvt.verify, n, &o.cli.log, stop, &why);
 
     if (found != Q_OK && !r.n_bad) /* it could not look: there is no report */
         Q_FAIL(err, found, "%s", why.msg);
@@ -238,7 +221,7 @@ int main(int argc, char **argv)
     if (o.cvt.smooth && o.cli.threads > 0) /* nothing else here has loops of OpenMP */
         omp_set_num_threads(o.cli.threads);
 #endif
-    catch_signals();
+    stop = q_cli_catch_signals();
     if (st == Q_OK)
         st = o.cvt.verify ? verify(&err) : convert(&err);
     if (st == Q_ECANCEL && (o.cvt.smooth || o.cvt.kv_scales))

@@ -113,7 +113,7 @@ q_status cvt_sq_open(cvt_sq **out, const cvt_plan *p, q_err *err)
 
     if (!q)
         Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
-    assert(p->opt.ranges);
+    assert(p->ranges);
     q->p = p;
     q->m = fmt_src_model(p->src);
     Q_TRY(qnt_ranges_alloc(&q->ranges, q->m, err));
@@ -262,7 +262,7 @@ q_status cvt_sq_load(cvt_sq *q, int64_t layer, const volatile sig_atomic_t *stop
     Q_TRY(cvt_pool_run(&pool, err));
     qnt_ranges_free(&q->ranges);
     Q_TRY(qnt_ranges_alloc(&q->ranges, q->m, err));
-    qnt_ranges_join(&q->ranges, &q->p->opt.ranges[layer], q->m);
+    qnt_ranges_join(&q->ranges, &q->p->ranges[layer], q->m);
     if (q->p->opt.smooth)
         Q_TRY(qnt_smooth_layer(&q->layer, &q->ranges, q->m, q->p->opt.alpha, err));
     pool.n = q->n_strips;

@@ -85,7 +85,6 @@ static inline q_status run(run_opts *o, q_err *err)
     const cvt_plan_opts po = { .ranks = o->ranks ? o->ranks : 1,
                                .threads = o->threads ? o->threads : 1,
                                .store = o->store,
-                               .ranges = o->ranges,
                                .smooth = o->sq,
                                .alpha = o->alpha,
                                .kv_scales = o->kv,
@@ -94,6 +93,8 @@ static inline q_status run(run_opts *o, q_err *err)
     memset(&o->r, 0, sizeof o->r);
     Q_TRY(fmt_src_open(&s, o->in, err));
     Q_TRY(cvt_plan_build(&p, s, &po, err));
+    if (o->ranges)
+        Q_TRY(cvt_plan_set_ranges(p, o->ranges, err));
     Q_TRY(cvt_run(
         &o->r, p,
         &(cvt_run_opts){ .out = o->out, .force = o->force, .strict = o->strict, .stop = o->stop },

@@ -81,6 +81,27 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
     return Q_OK;
 }
 
+static volatile sig_atomic_t stop; /* a handler can reach nothing but a global */
+
+static void on_signal(int sig)
+{
+    if (stop)
+        _exit(128 + sig);
+    stop = 1;
+}
+
+const volatile sig_atomic_t *q_cli_catch_signals(void)
+{
+    static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, old;
+
+    for (size_t i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
+        if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(sigs[i], &sa, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+    return &stop;
+}
+
 int q_cli_exit(const q_cli *c, q_status st, const q_err *err)
 {
     int code = q_exit_code(st);

@@ -12,15 +12,16 @@
  *         return q_cli_exit(&o.cli, st, &err);
  *     }
  *
- * argp of the program lists q_cli_children as its children (or q_cli_argp among others).  Its parser
- * sets state->child_inputs[0] = &o->cli on ARGP_KEY_INIT, and reports a bad value with q_cli_bad, so
- * that --help, --usage, --version and exit code 64 behave the same everywhere.
+ * argp of the program lists q_cli_children as its children (or q_cli_argp among others).  Its
+ * parser sets state->child_inputs[0] = &o->cli on ARGP_KEY_INIT, and reports a bad value with
+ * q_cli_bad, so that --help, --usage, --version and exit code 64 behave the same everywhere.
  *
  * Only programs include this file.  Not thread-safe: used by main before and after the work. */
 #ifndef Q_CLI_H
 #define Q_CLI_H
 
 #include <argp.h>
+#include <signal.h>
 #include <stdint.h>
 
 #include "formats/base/q_err.h"
@@ -34,12 +35,16 @@ typedef struct q_cli {
     q_log log;                    /* ready after q_cli_parse */
 } q_cli;
 
-extern const struct argp q_cli_argp;               /* the shared options */
+extern const struct argp q_cli_argp;             /* the shared options */
 extern const struct argp_child q_cli_children[]; /* --json --threads --seed -q -v --progress ... */
 
 /* Parse, resolve log level and progress.  Exits for --help and usage errors (argp does). */
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err);
+/* SIGINT, SIGTERM and SIGHUP (unless ignored, as under nohup) set the flag returned, which long
+ * work looks at; a second signal ends the process at once with 128 + its number.  A file size limit
+ * becomes a failed write. */
+const volatile sig_atomic_t *q_cli_catch_signals(void);
 /* Print "name: message (exit N)" for a failure; the exit code for main either way. */
 int q_cli_exit(const q_cli *c, q_status st, const q_err *err);
 

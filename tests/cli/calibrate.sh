@@ -66,6 +66,11 @@ expect_stderr '\-\-smoothquant needs --calib-data FILE or --stats FILE'
 expect_exit 64 "$convert" -i "$model" -o "$tmp/u" --smoothquant 1.5 "${cal[@]}"
 expect_exit 64 "$convert" -i "$model" -o "$tmp/u" "${cal[@]}"
 expect_exit 66 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --calib-data "$tmp/none.jsonl"
+expect_exit 73 "$convert" -i "$model" -o "$tmp/sq" --smoothquant 0.5 --calib-data "$tmp/none.jsonl"
+expect_stderr 'sq/1-gpu: exists; --force replaces it'
+expect_exit 73 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 "${cal[@]}" \
+    --save-stats "$tmp/stats.h5"
+expect_stderr 'stats.h5: exists; --force overwrites it'
 expect_exit 78 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 "${cal[@]}" --max-ram 1MiB
 expect_stderr 'max-ram allows 1048576'
 rm -rf "$tmp/u.job"
@@ -82,6 +87,11 @@ expect_exit 0 "$ppl" -m "$tmp/kv/1-gpu" --text "$root/README.md" --kv-cache int8
 with=$(num ppl)
 expect_exit 0 "$ppl" -m "$tmp/kv/1-gpu" --text "$root/README.md" --json
 expect_equal "$(awk "BEGIN{printf \"%.9f\", $with - $(num ppl)}")" "$(printf %.9f "$delta")"
+expect_exit 73 "$kv" -m "$model" -o "$tmp/kv" --calib-data "$tmp/none.jsonl" # before calibrating
+expect_stderr 'kv/1-gpu: exists; --force replaces it'
+expect_exit 0 "$kv" -m "$model" -o "$tmp/dry" --stats "$tmp/stats.h5" --dry-run
+expect_stdout 'model.layers.7.attention.k_scale.bin'
+expect test ! -e "$tmp/dry"
 expect_exit 2 "$kv" -m "$model" -o "$tmp/kv" --stats "$tmp/stats.h5" --force \
     --text "$root/README.md" --assert 'ppl<1'
 expect_stderr 'ppl is [0-9.]+, wanted ppl<1 \(exit 2\)'

@@ -51,7 +51,8 @@ static void run(const fixture *f, const cal_run_opts *o, cal_ranges *out)
     T_OK(cal_run_open(&r, f->src, o, &err), err);
     T_INT(r.data.n, 6);
     T_OK(cal_run_ranges(&r, out, &err), err);
-    T_OK(cal_run_finish(&r, &err), err);
+    if (o->job_dir)
+        T_OK(cal_job_remove(o->job_dir, &err), err);
     cal_run_close(&r);
 }
 
@@ -294,7 +295,7 @@ static void t_stop_and_continue(void)
                 cal_ranges_close(&got);
             } else {
                 T_OK(st, err);
-                T_OK(cal_run_finish(&r, &err), err);
+                T_OK(cal_job_remove(f.o.job_dir, &err), err);
             }
             cal_run_close(&r);
         }
@@ -351,7 +352,7 @@ static void t_changed_inputs(void)
     f.o.no_resume = 1;
     T_OK(cal_run_open(&run_, f.src, &f.o, &err), err);
     T_OK(cal_run_ranges(&run_, &r, &err), err);
-    T_OK(cal_run_finish(&run_, &err), err);
+    T_OK(cal_job_remove(f.o.job_dir, &err), err);
     cal_ranges_close(&r);
     cal_run_close(&run_);
     q_free((char *)(uintptr_t)f.o.job_dir);

@@ -140,11 +140,11 @@ static char *smooth(const char *model)
                                           .store = FMT_F16,
                                           .threads = 2,
                                           .tool = "test",
-                                          .ranges = ranges.layer,
                                           .smooth = 1,
                                           .alpha = 0.5 },
                         &err),
          err);
+    T_OK(cvt_plan_set_ranges(p, ranges.layer, &err), err);
     T_OK(cvt_run(&done, p, &(cvt_run_opts){ .out = out }, &err), err);
     dir = q_strdup(done.path);
     cvt_result_free(&done);

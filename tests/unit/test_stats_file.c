@@ -160,7 +160,7 @@ static void t_job(void)
     T_ERR(cal_job_open(&job, dir, h, 1, &err), err, Q_ECONFIG, "--no-resume starts anew");
     T_OK(cal_job_open(&job, dir, g, 0, &err), err); /* anew */
     T_INT(cal_job_has_layer(job, 0), 0);
-    T_OK(cal_job_remove(job, &err), err);
+    T_OK(cal_job_remove(dir, &err), err);
     cal_job_close(job);
     T_INT(q_path_exists(dir), 0);
     fmt_json_free(f);
