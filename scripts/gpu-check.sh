@@ -65,7 +65,7 @@ export QWENKIT_SHARED=$shared
 for t in test_cuda test_ops test_attn test_vectors; do
     [ -x "$tests/$t" ] && step $t "$tests/$t"
 done
-export QWENKIT_TEST_DEVICE=cuda
+export QWENKIT_TEST_DEVICE=cuda QWENKIT_LONG=1
 for t in test_golden test_families; do
     [ -x "$tests/$t" ] && step $t "$tests/$t"
 done

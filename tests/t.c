@@ -1,4 +1,5 @@
-/* The test harness of t.h: on cmocka where there is one (it also catches signals), else on itself. */
+/* The test harness of t.h: on cmocka where there is one (it also catches signals), else on itself.
+ */
 #include "tests/t.h"
 
 #include <math.h>
@@ -73,6 +74,13 @@ const char *t_shared(const char *path)
     if (!q_path_exists(p))
         t_skip("%s is not there", p);
     return p;
+}
+
+int t_long(void)
+{
+    const char *on = getenv("QWENKIT_LONG");
+
+    return on && *on;
 }
 
 const char *t_tmpdir(void)

@@ -7,7 +7,8 @@
  * Plain C and no library, so that machines without cmocka run the op and model tests too.  A failed
  * check prints file, line and values and ends that test; T_SKIP ends it with a reason that is
  * counted.  `prog NAME` runs one test.  T_SHARED("models/qwen-tiny") gives a path in ../shared or
- * skips the test when it is not there. */
+ * skips the test when it is not there.  Tests of half a minute begin with T_LONG: they run in CI
+ * and with `make test LONG=1`. */
 #ifndef T_H
 #define T_H
 
@@ -34,12 +35,18 @@ void t_fail(const char *file, int line, const char *fmt, ...) Q_PRINTF(3, 4);
 void t_skip(const char *fmt, ...) Q_PRINTF(1, 2);
 const char *t_shared(
     const char *path);      /* static buffer per call, four in turn; skips when absent */
+int t_long(void);           /* 1: every test runs, however long it takes */
 const char *t_tmpdir(void); /* private directory of this process, removed at the end */
 double t_max_abs_diff(const float *a, const float *b, size_t n);
 /* float32 .npy of ndim dimensions; data is malloc'ed; fails the test on anything else */
 float *t_npy_f32(const char *path, int64_t *shape, int ndim);
 
-#define T_SKIP(...)    t_skip(__VA_ARGS__)
+#define T_SKIP(...) t_skip(__VA_ARGS__)
+#define T_LONG()                                                                                   \
+    do {                                                                                           \
+        if (!t_long())                                                                             \
+            t_skip("takes long: make test LONG=1");                                                \
+    } while (0)
 #define T_SHARED(path) t_shared(path)
 #define T_TRUE(x)                                                                                  \
     do {                                                                                           \

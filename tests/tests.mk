@@ -13,6 +13,7 @@ TOOLS     := $B/bin/random-checkpoint
 FAULTS    := $(patsubst %.c,$B/%.so,$(wildcard tests/faults/*.c))
 TEST_LIBS := $(if $(CMOCKA),-lcmocka) $(if $(PCRE2),-lpcre2-8)
 FUZZ_TIME ?= 60
+LONG      ?= $(if $(CI),1)
 
 $B/tests/%.o: CPPFLAGS += $(if $(PCRE2),-DHAVE_PCRE2) $(if $(CMOCKA),-DHAVE_CMOCKA)
 $B/tests/%: $B/tests/%.o $B/tests/t.o $(LIB)
@@ -37,7 +38,7 @@ $(TOOLS): $B/scripts/random_checkpoint.o $B/scripts/random_configs.o $B/scripts/
 	$(call say,LINK $@)
 	$Q$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
-test: ## install what is missing, build, run all tests (no GPU, no network needed)
+test: ## install what is missing, build, test (no GPU, no network needed); LONG=1: with the long ones
 	scripts/install_packages.sh build test
 	+$(MAKE) --no-print-directory run-tests
 
@@ -45,7 +46,7 @@ run-tests: all $(TEST_BIN) $(TOOLS) $(FAULTS)
 	@$(if $(CMOCKA),,echo "cmocka.h not found (libcmocka-dev): tests run on the built-in harness";)
 	@$(if $(PCRE2),,echo "pcre2 not found (libpcre2-dev): the splitter runs without its oracle";)
 	scripts/check_layers.sh
-	@scripts/run_tests.sh $B $(TEST_BIN) $(CLI_TESTS)
+	@QWENKIT_LONG=$(LONG) scripts/run_tests.sh $B $(TEST_BIN) $(CLI_TESTS)
 
 asan: ## all tests with the address sanitizer
 	+$(MAKE) --no-print-directory CONFIG=asan run-tests

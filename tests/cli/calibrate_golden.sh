@@ -8,6 +8,10 @@ if [ ! -f "$calib" ] || [ ! -f "$text" ]; then
     tap_skip "perplexities after calibration" "$calib is not there"
     tap_done
 fi
+if [ -z "${QWENKIT_LONG:-}" ]; then
+    tap_skip "perplexities after calibration" "takes long: make test LONG=1"
+    tap_done
+fi
 expect_exit 0 "$(bin qwen-convert)" -i "$model" -o "$tmp/sq" --smoothquant 0.5 \
     --calibrate-kv-cache --calib-data "$calib" --calib-prompt raw --calib-seq-len 512 \
     --calib-samples 128

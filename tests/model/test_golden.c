@@ -50,11 +50,13 @@ static void t_perplexity_f16(void)
 
 static void t_perplexity_int8(void)
 {
+    T_LONG();
     T_NEAR(tm_perplexity(MODEL, "int8"), 14.6316, 14.632 * 0.005);
 }
 
 static void t_perplexity_int4(void)
 {
+    T_LONG();
     T_NEAR(tm_perplexity(MODEL, "int4"), 15.9883, 15.988 * 0.005);
 }
 
