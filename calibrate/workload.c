@@ -13,7 +13,9 @@
 #include "datasets/dset.h"
 #include "datasets/sharegpt.h"
 #include "datasets/stats.h"
+#include "datasets/trace.h"
 #include "formats/base/q_file.h"
+#include "runtime/philox.h"
 
 #define MIN_TOKENS 4
 #define MAX_PROMPT 2048
@@ -46,12 +48,12 @@ q_status cal_workload_kind_of(cal_workload_kind *out, const char *path, q_err *e
     if (strncmp(p, "\xef\xbb\xbf", 3) == 0) /* byte order mark */
         p += 3;
     p += strspn(p, " \t\r\n");
-    if (*p != '[' && *p != '{')
+    *out = *p == '[' ? CAL_SHAREGPT : *p == '{' ? CAL_ARTICLES : CAL_TRACE;
+    if (*out == CAL_TRACE && !memchr(p, ',', strcspn(p, "\r\n")))
         Q_FAIL(err, Q_EFORMAT,
-               "%s: wanted a ShareGPT array or JSON Lines: the first character is neither '[' nor "
-               "'{'",
+               "%s: wanted a ShareGPT array, JSON Lines, or a CSV trace of lengths: the first "
+               "character is neither '[' nor '{', and the first line has no comma",
                path);
-    *out = *p == '[' ? CAL_SHAREGPT : CAL_ARTICLES;
 out:
     q_file_close(f);
     return st;
@@ -111,7 +113,7 @@ static q_status keep(drawing *d, const char *prompt, cal_request r, q_err *err)
 
     if (w->n == w->cap)
         Q_TRY(grow(w, err));
-    if (!(r.prompt = q_strdup(prompt)))
+    if (prompt && !(r.prompt = q_strdup(prompt)))
         Q_FAIL(err, Q_ENOMEM, "no memory for a prompt");
     w->v[w->n++] = r;
     if (w->n / 2 >= d->o->n)
@@ -195,6 +197,36 @@ out:
     return st;
 }
 
+/* One line of a trace. */
+static q_status offer_lengths(void *self, const ds_length *l, q_err *err)
+{
+    q_status st = Q_OK;
+    drawing *d = self;
+    const cal_request r = { .key = ds_rng_next(&d->rng),
+                            .number = ++d->number,
+                            .n_prompt = l->prompt,
+                            .n_new = d->o->new_tokens > 0 ? d->o->new_tokens : l->output };
+
+    if (r.n_prompt >= 1 && r.n_new >= 1 && r.n_prompt + r.n_new <= d->s->desc.max_ctx &&
+        !(d->full && r.key >= d->limit))
+        Q_TRY(keep(d, NULL, r, err));
+out:
+    return st;
+}
+
+static q_status draw(drawing *d, const char *path, cal_workload_kind kind, q_err *err)
+{
+    switch (kind) {
+    case CAL_SHAREGPT:
+        return draw_sharegpt(d, path, err);
+    case CAL_ARTICLES:
+        return draw_articles(d, path, err);
+    case CAL_TRACE:
+        return ds_trace_read(path, offer_lengths, d, err);
+    }
+    return q_fail(err, Q_EBUG, "workload of kind %d", (int)kind);
+}
+
 q_status cal_workload_load(cal_workload *out, const rt_session *s, const char *path,
                            const cal_workload_opts *o, q_err *err)
 {
@@ -203,8 +235,12 @@ q_status cal_workload_load(cal_workload *out, const rt_session *s, const char *p
     cal_workload_kind kind;
 
     Q_TRY(cal_workload_kind_of(&kind, path, err));
-    Q_TRY(kind == CAL_SHAREGPT ? draw_sharegpt(&d, path, err) : draw_articles(&d, path, err));
+    out->seed = o->seed;
+    Q_TRY(draw(&d, path, kind, err));
     cut(&d);
+    if (out->n == 0 && kind == CAL_TRACE)
+        Q_FAIL(err, Q_EFORMAT, "%s: no request fits the %lld positions of the model", path,
+               (long long)s->desc.max_ctx);
     if (out->n == 0)
         Q_FAIL(err, Q_EFORMAT,
                "%s: no usable request: each needs %d tokens of prompt and of answer, and at most "
@@ -230,10 +266,27 @@ static q_status spell(void *user, rt_seq *seq, int32_t id, q_err *err)
     speller *p = user;
 
     (void)seq;
-    if (id >= txt_vocab_size(p->tok)) /* rows of the model behind the vocabulary have no text */
+    if (!p->tok ||
+        id >= txt_vocab_size(p->tok)) /* rows of the model behind the vocabulary have no text */
         return Q_OK;
     q_buf_clear(&p->text);
     return txt_decode_bytes(p->tok, &id, 1, TXT_SKIP_SPECIALS, &p->text, err);
+}
+
+/* The ids of a request behind those that are there. */
+static q_status add_prompt(q_ids *ids, const cal_workload *w, const rt_session *s,
+                           const cal_request *r, q_err *err)
+{
+    q_status st = Q_OK;
+
+    if (r->prompt)
+        return encode_prompt(ids, s, r->prompt, err);
+    for (int64_t k = 0; k < r->n_prompt; k++)
+        Q_TRY(q_ids_push(
+            ids, (int32_t)(rt_philox_unit(w->seed, r->number, (uint64_t)k) * (double)s->desc.vocab),
+            err));
+out:
+    return st;
 }
 
 q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, const rt_session *s,
@@ -252,7 +305,7 @@ q_status cal_workload_run(rt_bench_run *out, const cal_workload *w, const rt_ses
     for (size_t i = 0; i < n; i++) {
         const size_t before = ids.n;
 
-        Q_TRY(encode_prompt(&ids, s, w->v[i].prompt, err));
+        Q_TRY(add_prompt(&ids, w, s, &w->v[i], err));
         job[i] = (rt_bench_job){ .n_ids = ids.n - before, .n_new = w->v[i].n_new };
     }
     p = ids.v; /* stays where it is from here on */

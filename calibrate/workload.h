@@ -7,22 +7,23 @@
  *     ... out: cal_workload_free(&w);
  *
  * Files: a ShareGPT array (prompt and answer are the first two turns; as many tokens are generated
- * as the answer has), or JSON Lines with a member "article".  Prompts go through the session's chat
- * format with its default system prompt and keep their last 2048 tokens.  A request is dropped when
- * prompt or answer has fewer than 4 tokens, or both together more than 4096 or than the model has
- * positions.  The requests are a uniform draw from those that remain; they and their order depend
- * on file, seed, n and the vocabulary only. Threads: one.  Source of the rules:
- * reference-behaviour 9.2, after vLLM's benchmark. */
+ * as the answer has), JSON Lines with a member "article", or a trace (datasets/trace.h), whose
+ * requests are random ids of its lengths and only have to fit the model.  Prompts of texts go
+ * through the session's chat format with its default system prompt and keep their last 2048 tokens.
+ * A request is dropped when prompt or answer has fewer than 4 tokens, or both together more than
+ * 4096 or than the model has positions.  The requests are a uniform draw from those that remain;
+ * they and their order depend on file, seed, n and the vocabulary only. Threads: one.  Source of
+ * the rules: reference-behaviour 9.2, after vLLM's benchmark. */
 #ifndef CAL_WORKLOAD_H
 #define CAL_WORKLOAD_H
 
 #include "runtime/bench.h"
 #include "runtime/session.h"
 
-typedef enum cal_workload_kind { CAL_SHAREGPT, CAL_ARTICLES } cal_workload_kind;
+typedef enum cal_workload_kind { CAL_SHAREGPT, CAL_ARTICLES, CAL_TRACE } cal_workload_kind;
 
 typedef struct cal_request {
-    char *prompt; /* text of the user's turn */
+    char *prompt; /* text of the user's turn; NULL: n_prompt random ids */
     int64_t n_prompt, n_new;
     uint64_t key, number; /* requests are in order of key, then number */
 } cal_request;
@@ -31,6 +32,7 @@ typedef struct cal_workload {
     cal_request *v;
     size_t n, cap;
     int64_t longest; /* tokens of prompt and answer, largest of all requests */
+    uint64_t seed;   /* of random ids */
 } cal_workload;
 
 typedef struct cal_workload_opts {
@@ -40,13 +42,13 @@ typedef struct cal_workload_opts {
     uint64_t seed;
 } cal_workload_opts;
 
-/* From the first byte that is not white space: '[' or '{'.
- * Errors: those of q_file_open, Q_EFORMAT (neither). */
+/* From the first byte that is not white space: '[', '{', or a letter, a digit or '"' of a line of
+ * column names with a comma.  Errors: those of q_file_open, Q_EFORMAT (none of them). */
 q_status cal_workload_kind_of(cal_workload_kind *out, const char *path, q_err *err);
 
-/* out: zeroed, to be freed after errors too.  s: with a tokenizer.  Errors: Q_EFORMAT (file; no
- * request left), Q_EARG (articles
- * and new_tokens 0), those of ds_open and ds_share_next. */
+/* out: zeroed, to be freed after errors too.  s: with a tokenizer, unless the file is a trace.
+ * Errors: Q_EFORMAT (file; no request left), Q_EARG (articles and new_tokens 0), those of ds_open,
+ * ds_share_next and ds_trace_read. */
 q_status cal_workload_load(cal_workload *out, const rt_session *s, const char *path,
                            const cal_workload_opts *o, q_err *err);
 void cal_workload_free(cal_workload *w);

@@ -147,9 +147,11 @@ typedef struct rt_backend_ops {
     q_status (*graph)(rt_backend *be, void **graph, rt_step_fn step, void *user, q_err *err);
     void (*ungraph)(rt_backend *be, void *graph);
     /* Bytes per second that a large copy inside the device reads and writes; bytes that can still
-     * be allocated.  NULL: memory is host memory. */
+     * be allocated, and in all; operations per second of dense products, f16 or int8 with f32 or
+     * int32 sums, as the maker states them, 0: not known.  NULL: the device is the host. */
     q_status (*bandwidth)(rt_backend *be, double *bytes_s, q_err *err);
-    uint64_t (*free_bytes)(rt_backend *be);
+    uint64_t (*free_bytes)(rt_backend *be, uint64_t *all);
+    double (*peak)(rt_backend *be, int bits);
 } rt_backend_ops;
 
 struct rt_backend {

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "runtime/kv.h"
 #include "runtime/philox.h"
@@ -93,9 +94,11 @@ static uint64_t free_memory(rt_backend *be)
     char text[128];
 
     if (be->ops->free_bytes) {
+        uint64_t all;
+
         if (f)
             fclose(f);
-        return be->ops->free_bytes(be);
+        return be->ops->free_bytes(be, &all);
     }
     while (f && fgets(text, sizeof text, f))
         if (sscanf(text, "MemAvailable: %llu kB", &kib) == 1)
@@ -103,6 +106,30 @@ static uint64_t free_memory(rt_backend *be)
     if (f)
         fclose(f);
     return bytes;
+}
+
+uint64_t rt_bench_used_bytes(rt_backend *be)
+{
+    struct rusage u = { 0 };
+    uint64_t all;
+
+    if (be->ops->free_bytes) {
+        const uint64_t idle = be->ops->free_bytes(be, &all);
+
+        return all - idle;
+    }
+    (void)getrusage(RUSAGE_SELF, &u);
+    return (uint64_t)u.ru_maxrss * 1024; /* Linux counts KiB */
+}
+
+double rt_bench_token_flop(const rt_model *m)
+{
+    double n = 0;
+
+    for (int64_t i = 0; i < m->desc.layers; i++)
+        for (int r = 0; r < FMT_ROLES; r++)
+            n += 2.0 * (double)m->layer[i].w[r].N * (double)m->layer[i].w[r].K;
+    return n;
 }
 
 uint64_t rt_bench_kv_token_bytes(const rt_session *s)
@@ -150,7 +177,7 @@ out:
     return st;
 }
 
-int rt_bench_list(int *out, int cap, const char *text, int max)
+int rt_bench_list(int *out, int cap, const char *text, int max, int *open)
 {
     int n = 0;
 
@@ -162,7 +189,8 @@ int rt_bench_list(int *out, int cap, const char *text, int max)
         if (v < 1 || v > max || n == cap)
             return 0;
         out[n++] = (int)v;
-        if (*p == '\0')
+        *open = strcmp(p, "..") == 0;
+        if (*p == '\0' || *open)
             return n;
         if (*p != ',')
             return 0;

@@ -27,12 +27,17 @@ q_status rt_bench_open(rt_engine **out, uint64_t *memory, rt_session *s, int bat
 
 /* Bytes of all weights, scales, biases and norms of a loaded model. */
 uint64_t rt_bench_model_bytes(const rt_model *m);
+/* Device memory in use now, by whom ever; on the host the most that this process ever had. */
+uint64_t rt_bench_used_bytes(rt_backend *be);
+/* Operations of one prompt token in the linears of all layers: 2 N K each, attention and head not
+ * counted. */
+double rt_bench_token_flop(const rt_model *m);
 /* Bytes of one token in the KV cache, all layers. */
 uint64_t rt_bench_kv_token_bytes(const rt_session *s);
 
-/* Numbers from 1 to max with commas between, nothing else: "1,2,4".  Returns how many went to out,
- * 0 when the text is no such list or has more than cap. */
-int rt_bench_list(int *out, int cap, const char *text, int max);
+/* Numbers from 1 to max with commas between: "1,2,4"; ".." at the end sets *open.  Returns how many
+ * went to out, 0 when the text is no such list or has more than cap. */
+int rt_bench_list(int *out, int cap, const char *text, int max, int *open);
 
 /* Middle value, mean of the two middle ones when n is even.  Sorts v.  n >= 1. */
 double rt_bench_median(double *v, size_t n);

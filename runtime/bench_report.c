@@ -28,13 +28,16 @@ static const column columns[RT_BENCH_COLS] = {
     [RT_BENCH_TOKENS_S] = { "tokens_s", { "tokens/s", "in + out" }, 9, 1, 1, 0 },
     [RT_BENCH_OUTPUT_TOKENS_S] = { "output_tokens_s", { "tokens/s", "out" }, 9, 1, 1, 0 },
     [RT_BENCH_PREFILL_TOK_S] = { "prefill_tok_s", { "prefill", "tokens/s" }, 9, 1, 1, 0 },
+    [RT_BENCH_PREFILL_TFLOPS] = { "prefill_tflops", { "prefill", "TFLOP/s" }, 7, 2, 1, 0 },
+    [RT_BENCH_PREFILL_PCT] = { "prefill_pct", { "% of", "peak" }, 5, 1, 1, 0 },
     [RT_BENCH_DECODE_TOK_S] = { "decode_tok_s", { "decode", "tokens/s" }, 9, 1, 1, 0 },
     [RT_BENCH_DECODE_MS] = { "decode_ms", { "decode", "ms/step" }, 8, 3, 1, 0 },
-    [RT_BENCH_STEP_WEIGHTS] = { "step_weight_bytes", { "weights", "MB/step" }, 8, 1, 1e6, 1 },
-    [RT_BENCH_STEP_KV] = { "step_kv_bytes", { "KV", "MB/step" }, 8, 1, 1e6, 0 },
+    [RT_BENCH_STEP_WEIGHTS] = { "step_weight_bytes", { "", "" }, 0, 0, 1, 1 },
+    [RT_BENCH_STEP_KV] = { "step_kv_bytes", { "", "" }, 0, 0, 1, 0 },
     [RT_BENCH_GB_S] = { "gb_s", { "decode", "GB/s" }, 7, 2, 1, 0 },
     [RT_BENCH_BANDWIDTH_PCT] = { "bandwidth_pct", { "% of", "read" }, 5, 1, 1, 0 },
     [RT_BENCH_MEMORY] = { "memory_bytes", { "KV + work", "MB" }, 9, 1, 1e6, 1 },
+    [RT_BENCH_USED] = { "used_bytes", { "memory", "MB" }, 8, 0, 1e6, 1 },
 };
 
 static double median_of(const rt_bench_run *run, size_t n, size_t at)
@@ -66,8 +69,15 @@ void rt_bench_fill(rt_bench_row *row, int batch, const rt_bench_run *run, size_t
     v[RT_BENCH_TOKENS_S] = (double)(r->prompt_tokens + r->new_tokens) / elapsed;
     v[RT_BENCH_OUTPUT_TOKENS_S] = (double)r->new_tokens / elapsed;
     v[RT_BENCH_STEP_WEIGHTS] = (double)costs->step_weights;
-    if (r->prefill_tokens > 0)
+    v[RT_BENCH_USED] = (double)costs->used;
+    if (r->prefill_tokens > 0) {
+        const double flop_s = (double)r->prefill_tokens / prefill * costs->token_flop;
+
         v[RT_BENCH_PREFILL_TOK_S] = (double)r->prefill_tokens / prefill;
+        v[RT_BENCH_PREFILL_TFLOPS] = flop_s / 1e12;
+        if (costs->peak > 0)
+            v[RT_BENCH_PREFILL_PCT] = 100 * flop_s / costs->peak;
+    }
     if (r->decode_steps > 0) {
         const double steps = (double)r->decode_steps;
         const double kv = (double)r->kv_tokens * (double)costs->kv_token / steps;
@@ -103,7 +113,8 @@ void rt_bench_describe(rt_bench_info *info, const rt_session *s)
                              .load_s = s->load_s };
 }
 
-static q_status table_begin(rt_bench_report *r, q_err *err)
+/* What was measured; Markdown wants a line behind it to end the paragraph. */
+static q_status heading(rt_bench_report *r, q_err *err)
 {
     q_status st = Q_OK;
     const rt_bench_info *t = r->info;
@@ -120,36 +131,61 @@ static q_status table_begin(rt_bench_report *r, q_err *err)
                            (long long)t->n_new));
     Q_TRY(q_buf_printf(&r->text, err, "greedy, median of %d run%s\n\n", t->runs,
                        t->runs == 1 ? "" : "s"));
-    for (int line = 0; line < 2; line++) {
+out:
+    return st;
+}
+
+static q_status table_begin(rt_bench_report *r, q_err *err)
+{
+    q_status st = Q_OK;
+    const int markdown = r->form == RT_BENCH_MARKDOWN;
+
+    Q_TRY(heading(r, err));
+    for (int line = 0; line < 2 && !markdown; line++) {
         for (int c = 0; c < RT_BENCH_COLS; c++)
             if (columns[c].width > 0)
                 Q_TRY(q_buf_printf(&r->text, err, "%s%*s", c ? " " : "", columns[c].width,
                                    columns[c].head[line]));
         Q_TRY(q_buf_puts(&r->text, "\n", err));
     }
+    for (int c = 0; c < RT_BENCH_COLS && markdown; c++)
+        if (columns[c].width > 0)
+            Q_TRY(q_buf_printf(&r->text, err, "| %s%s%s ", columns[c].head[0],
+                               *columns[c].head[0] ? " " : "", columns[c].head[1]));
+    if (markdown)
+        Q_TRY(q_buf_puts(&r->text, "|\n", err));
+    for (int c = 0; c < RT_BENCH_COLS && markdown; c++)
+        if (columns[c].width > 0)
+            Q_TRY(q_buf_puts(&r->text, "|---:", err));
+    if (markdown)
+        Q_TRY(q_buf_puts(&r->text, "|\n", err));
 out:
     return st;
 }
 
-static q_status table_row(q_buf *out, const rt_bench_row *row, q_err *err)
+static q_status table_row(rt_bench_report *r, const rt_bench_row *row, q_err *err)
 {
     q_status st = Q_OK;
+    const int markdown = r->form == RT_BENCH_MARKDOWN;
+    const char *const lead = markdown ? "| " : "", *const end = markdown ? " |\n" : "\n";
 
     if (row->error[0])
-        return q_buf_printf(out, err, "%*.0f %s\n", columns[RT_BENCH_BATCH].width,
-                            row->v[RT_BENCH_BATCH], row->error);
+        return q_buf_printf(&r->text, err, "%s%*.0f%s%s%s", lead,
+                            markdown ? 0 : columns[RT_BENCH_BATCH].width, row->v[RT_BENCH_BATCH],
+                            markdown ? " | " : " ", row->error, end);
     for (int c = 0; c < RT_BENCH_COLS; c++) {
         const column *k = &columns[c];
+        const int width = markdown ? 0 : k->width;
 
         if (k->width == 0)
             continue;
+        Q_TRY(q_buf_puts(&r->text, c == 0 ? lead : markdown ? " | " : " ", err));
         if (isnan(row->v[c]))
-            Q_TRY(q_buf_printf(out, err, "%s%*s", c ? " " : "", k->width, "-"));
+            Q_TRY(q_buf_printf(&r->text, err, "%*s", width, "-"));
         else
-            Q_TRY(q_buf_printf(out, err, "%s%*.*f", c ? " " : "", k->width, k->digits,
-                               row->v[c] / k->unit));
+            Q_TRY(q_buf_printf(&r->text, err, "%*.*f", width, k->digits, row->v[c] / k->unit));
     }
-    Q_TRY(q_buf_puts(out, "\n", err));
+    Q_TRY(q_buf_puts(&r->text, end, err));
 out:
     return st;
 }
@@ -278,16 +314,16 @@ q_status rt_bench_report_begin(rt_bench_report *r, rt_bench_form form, const rt_
                                q_err *err)
 {
     *r = (rt_bench_report){ .form = form, .info = info };
-    return form == RT_BENCH_TABLE ? table_begin(r, err)
-           : form == RT_BENCH_CSV ? csv_begin(r, err)
-                                  : json_begin(r, err);
+    return form == RT_BENCH_CSV    ? csv_begin(r, err)
+           : form == RT_BENCH_JSON ? json_begin(r, err)
+                                   : table_begin(r, err);
 }
 
 q_status rt_bench_report_row(rt_bench_report *r, const rt_bench_row *row, q_err *err)
 {
-    return r->form == RT_BENCH_TABLE ? table_row(&r->text, row, err)
-           : r->form == RT_BENCH_CSV ? csv_row(r, row, err)
-                                     : json_row(r, row, err);
+    return r->form == RT_BENCH_CSV    ? csv_row(r, row, err)
+           : r->form == RT_BENCH_JSON ? json_row(r, row, err)
+                                      : table_row(r, row, err);
 }
 
 q_status rt_bench_report_end(rt_bench_report *r, q_err *err)

@@ -1,4 +1,4 @@
-/* Runs of a benchmark as a row of figures, and rows as a table, CSV or JSON.
+/* Runs of a benchmark as a row of figures, and rows as a table, Markdown, CSV or JSON.
  *
  *     rt_bench_report r = { 0 };
  *     Q_TRY(rt_bench_report_begin(&r, RT_BENCH_TABLE, &info, err));
@@ -27,6 +27,8 @@ typedef enum rt_bench_col {
     RT_BENCH_TOKENS_S, /* prompt + new, as the reference counts */
     RT_BENCH_OUTPUT_TOKENS_S,
     RT_BENCH_PREFILL_TOK_S,
+    RT_BENCH_PREFILL_TFLOPS, /* operations of the linears */
+    RT_BENCH_PREFILL_PCT,    /* of the peak of the device */
     RT_BENCH_DECODE_TOK_S,
     RT_BENCH_DECODE_MS,    /* of one step */
     RT_BENCH_STEP_WEIGHTS, /* bytes that one decode step reads */
@@ -34,6 +36,7 @@ typedef enum rt_bench_col {
     RT_BENCH_GB_S, /* both, in decode */
     RT_BENCH_BANDWIDTH_PCT,
     RT_BENCH_MEMORY, /* bytes of KV pages and work buffers */
+    RT_BENCH_USED,   /* bytes of device memory in use; on the host the peak of the process */
     RT_BENCH_COLS
 } rt_bench_col;
 
@@ -46,7 +49,10 @@ typedef struct rt_bench_costs {
     uint64_t step_weights; /* bytes that one decode step reads, whatever the batch */
     uint64_t kv_token;     /* bytes of one token in the KV cache, all layers */
     uint64_t memory;       /* rt_engine_bytes */
+    uint64_t used;         /* rt_bench_used_bytes after the runs */
     double bandwidth;      /* bytes per second */
+    double token_flop;     /* rt_bench_token_flop */
+    double peak;           /* operations per second, 0: not known */
 } rt_bench_costs;
 
 /* Times are medians over the runs, which did the same work; rates follow from them.
@@ -57,7 +63,12 @@ void rt_bench_fill(rt_bench_row *row, int batch, const rt_bench_run *run, size_t
 /* A row with an error: nothing but the batch and the memory it would take.  error is copied. */
 void rt_bench_fill_error(rt_bench_row *row, int batch, uint64_t memory, const char *error);
 
-typedef enum rt_bench_form { RT_BENCH_TABLE, RT_BENCH_CSV, RT_BENCH_JSON } rt_bench_form;
+typedef enum rt_bench_form {
+    RT_BENCH_TABLE,
+    RT_BENCH_MARKDOWN, /* the same columns */
+    RT_BENCH_CSV,
+    RT_BENCH_JSON
+} rt_bench_form;
 
 /* What was measured, and where.  Texts are borrowed until the report is freed. */
 typedef struct rt_bench_info {

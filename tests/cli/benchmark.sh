@@ -9,8 +9,8 @@ quick="--threads 1 --input-len 8 --output-len 4 --repeat 1"
 top="model scheme head kv_cache dataset input_len output_len threads runs seed bandwidth_gb_s
     model_bytes load_s results"
 columns="batch requests prompt_tokens new_tokens elapsed_s requests_s tokens_s output_tokens_s
-    prefill_tok_s decode_tok_s decode_ms step_weight_bytes step_kv_bytes gb_s bandwidth_pct
-    memory_bytes error"
+    prefill_tok_s prefill_tflops prefill_pct decode_tok_s decode_ms step_weight_bytes step_kv_bytes gb_s bandwidth_pct
+    memory_bytes used_bytes error"
 # every value of a key, in order of appearance
 num() { grep -oE "\"$1\": (-?[0-9.eE+-]+|null)" "$tmp/stdout" | sed 's/.*: //' | tr '\n' ' '; }
 is() { awk "BEGIN{exit !($1)}" || fail "not true: $1"; }
@@ -44,7 +44,8 @@ usage "'x' is not a whole number from 1" -m "$model" --output-len x
 usage "'101' is not a whole number from 1 to 100" -m "$model" --repeat 101
 usage 'num-prompts goes with --dataset' -m "$model" --num-prompts 2
 usage 'input-len is for random prompts' -m "$model" --dataset "$data" --input-len 4
-usage 'give one of --csv and --json' -m "$model" --csv --json
+usage 'give one of --csv, --markdown and --json' -m "$model" --csv --json
+usage 'give one of --csv, --markdown and --json' -m "$model" --markdown --csv
 usage "unexpected argument 'stray'" -m "$model" stray
 usage "'int3' is not int8 or int4" -m "$model" --weight-only int3
 usage '8000 \+ 193 tokens exceed the 8192 positions' -m "$model" --input-len 8000 --output-len 193
@@ -62,7 +63,7 @@ expect_exit 66 "$b" -m "$model" --dataset "$tmp/none.json"
 expect_stderr 'none.json'
 printf 'plain text' >"$tmp/text"
 expect_exit 65 "$b" -m "$model" --dataset "$tmp/text"
-expect_stderr 'wanted a ShareGPT array or JSON Lines'
+expect_stderr 'wanted a ShareGPT array, JSON Lines, or a CSV trace'
 printf '[{"conversations": []}]' >"$tmp/empty.json"
 expect_exit 65 "$b" -m "$model" --dataset "$tmp/empty.json"
 expect_stderr 'empty.json: no usable request'
@@ -132,7 +133,10 @@ expect_empty "$tmp/stderr"
 expect_stdout 'linears f16, head f16, KV cache f32, 17.9 MB of weights$'
 expect_stdout '^1 thread, read bandwidth [0-9.]+ GB/s, 8 \+ 4 tokens, greedy, median of 1 run$'
 expect_equal "$(awk 'NR > 5 {print $1}' "$tmp/stdout" | tr '\n' ' ')" '1 3 '
-expect_equal "$(awk 'NR > 5 {print NF}' "$tmp/stdout" | sort -u)" 13
+expect_equal "$(awk 'NR > 5 {print NF}' "$tmp/stdout" | sort -u)" 14
+expect_exit 0 "$b" -m "$model" $quick --batch 1,3 --markdown
+expect_equal "$(awk -F'|' 'NR > 3 {print NF}' "$tmp/stdout" | sort -u)" 16
+expect_stdout '^\| 3 \| '
 tap_ok "the table has a row for each batch"
 
 cat >"$tmp/share.json" <<'JSON'
@@ -176,6 +180,21 @@ expect_exit 0 "$b" -m "$model" --threads 1 --dataset "$data" --num-prompts 2 --b
 expect_stdout ' 2 prompts of .*samples.jsonl, greedy, median of 1 run$'
 tap_ok "JSON Lines: --output-len tokens for each article"
 
+printf 'ContextTokens,GeneratedTokens\n20,3\n30,4\n' >"$tmp/trace.csv"
+expect_exit 0 "$b" -m "$model" --threads 1 --dataset "$tmp/trace.csv" --num-prompts 2 --batch 2 --json
+expect_equal "$(num requests)$(num prompt_tokens)$(num new_tokens)" '2 50 7 '
+tap_ok "a trace: random prompts of its lengths"
+
+if (ulimit -v 2500000 && exec "$b" --version) >"$tmp/which" 2>&1; then
+    expect_exit 0 bash -c "ulimit -v 2500000; exec '$b' -m '$model' $quick --batch 200.. --csv"
+    expect_stdout ',200,200,1600,800,'
+    expect_equal "$(tail -1 "$tmp/stdout" | grep -c 'out of memory')" 1
+    expect_equal "$(grep -c 'out of memory' "$tmp/stdout")" 1
+    tap_ok "--batch N.. doubles until one does not fit"
+else
+    tap_skip "--batch N.. doubles until one does not fit" "this build needs more address space"
+fi
+
 mkdir "$tmp/bare"
 cp "$model/config.json" "$model/model.safetensors" "$tmp/bare/"
 expect_exit 0 "$b" -m "$tmp/bare" $quick --json
@@ -192,10 +211,10 @@ if [ "$(sed -nE 's/^MemAvailable: *([0-9]+) kB/\1/p' /proc/meminfo)" -lt 6000000
     expect_stdout '^    1 +[0-9.]+ '
     expect_exit 71 "$b" -m "$model" $quick --batch 65536 --json
     expect_stderr 'no batch size fits into memory'
-    expect_stdout '"memory_bytes": 68719476736, "error": "out of memory: .*needed"'
+    expect_stdout '"memory_bytes": 68719476736, "used_bytes": null, "error": "out of memory: .*needed"'
     expect_equal "$(num tokens_s)" 'null '
     expect_exit 71 "$b" -m "$model" $quick --batch 65536 --csv
-    expect_stdout ',65536,,,,,,,,,,,,,,,68719476736,"out of memory: .*needed"$'
+    expect_stdout ',65536,,,,,,,,,,,,,,,,,68719476736,,"out of memory: .*needed"$'
     tap_ok "a batch that does not fit is a row of its own"
 else
     tap_skip "a batch that does not fit is a row of its own" "60 GB of memory are free"

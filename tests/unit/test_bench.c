@@ -14,13 +14,18 @@ static void t_list(void)
 {
     static const struct {
         const char *text;
-        int n, v[4];
+        int n, v[4], open;
     } rows[] = {
         { "1", 1, { 1 } },
         { "1,2,4", 3, { 1, 2, 4 } },
         { "100,1", 2, { 100, 1 } },
         { "007", 1, { 7 } },
         { "1,2,3,4", 4, { 1, 2, 3, 4 } },
+        { "1..", 1, { 1 }, 1 },
+        { "1,8..", 2, { 1, 8 }, 1 },
+        { "1..4", 0, { 0 } },
+        { "1.", 0, { 0 } },
+        { "..", 0, { 0 } },
         { "1,2,3,4,5", 0, { 0 } }, /* more than cap */
         { "1,2,x", 0, { 0 } },
         { "", 0, { 0 } },
@@ -39,14 +44,16 @@ static void t_list(void)
     };
 
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        int v[4];
-        const int n = rt_bench_list(v, 4, rows[i].text, 100);
+        int v[4], open = 0;
+        const int n = rt_bench_list(v, 4, rows[i].text, 100, &open);
 
         if (n != rows[i].n)
             t_fail(__FILE__, __LINE__, "'%s' gives %d numbers, wanted %d", rows[i].text, n,
                    rows[i].n);
         for (int k = 0; k < n; k++)
             T_INT(v[k], rows[i].v[k]);
+        if (n)
+            T_INT(open, rows[i].open);
     }
 }
 
@@ -228,9 +235,13 @@ static void t_no_memory(void)
     T_ERR(st, err, Q_ENOMEM, "out of memory: ");
 }
 
-static const rt_bench_costs costs = {
-    .step_weights = 1000000, .kv_token = 100, .memory = 7000000, .bandwidth = 1e9
-};
+static const rt_bench_costs costs = { .step_weights = 1000000,
+                                      .kv_token = 100,
+                                      .memory = 7000000,
+                                      .used = 8000000,
+                                      .bandwidth = 1e9,
+                                      .token_flop = 5e9,
+                                      .peak = 2e12 };
 
 static const rt_bench_run runs[3] = {
     { 4, 40, 20, 2.0, 40, 0.5, 4, 16, 1000, 0.8 },
@@ -250,6 +261,8 @@ static void t_fill(void)
         [RT_BENCH_TOKENS_S] = 30,
         [RT_BENCH_OUTPUT_TOKENS_S] = 10,
         [RT_BENCH_PREFILL_TOK_S] = 100,
+        [RT_BENCH_PREFILL_TFLOPS] = 0.5,
+        [RT_BENCH_PREFILL_PCT] = 25,
         [RT_BENCH_DECODE_TOK_S] = 40,
         [RT_BENCH_DECODE_MS] = 100,
         [RT_BENCH_STEP_WEIGHTS] = 1000000,
@@ -257,6 +270,7 @@ static void t_fill(void)
         [RT_BENCH_GB_S] = 0.01025, /* 1.025 MB in 0.1 s */
         [RT_BENCH_BANDWIDTH_PCT] = 1.025,
         [RT_BENCH_MEMORY] = 7000000,
+        [RT_BENCH_USED] = 8000000,
     };
     const rt_bench_run prompt_only = { 1, 8, 1, 2.0, 0, 0, 0, 0, 0, 0 };
     rt_bench_row row;
@@ -304,16 +318,35 @@ static void t_table(void)
 {
     rt_bench_report r = { 0 };
 
-    T_STR(report(&r, RT_BENCH_TABLE),
-          "a \"b\", c: linears w4, head f16, KV cache f32, 3.0 MB of weights\n"
-          "2 threads, read bandwidth 1.00 GB/s, 10 + 5 tokens, greedy, median of 3 runs\n\n"
-          "               requests  tokens/s  tokens/s   prefill    decode   decode  weights       "
-          "KV  decode  % of KV + work\n"
-          "batch  seconds       /s  in + out       out  tokens/s  tokens/s  ms/step  MB/step  "
-          "MB/step    GB/s  read        MB\n"
-          "    4    2.000     2.00      30.0      10.0     100.0      40.0  100.000      1.0      "
-          "0.0    0.01   1.0       7.0\n"
-          "    8 out of memory: much\n");
+    T_STR(
+        report(&r, RT_BENCH_TABLE),
+        "a \"b\", c: linears w4, head f16, KV cache f32, 3.0 MB of weights\n"
+        "2 threads, read bandwidth 1.00 GB/s, 10 + 5 tokens, greedy, median of 3 runs\n\n"
+        "               requests  tokens/s  tokens/s   prefill prefill  % of    decode   decode  "
+        "decode  % of KV + work   memory\n"
+        "batch  seconds       /s  in + out       out  tokens/s TFLOP/s  peak  tokens/s  ms/step    "
+        "GB/s  read        MB       MB\n"
+        "    4    2.000     2.00      30.0      10.0     100.0    0.50  25.0      40.0  100.000    "
+        "0.01   1.0       7.0        8\n"
+        "    8 out of memory: much\n");
+    rt_bench_report_free(&r);
+}
+
+static void t_markdown(void)
+{
+    rt_bench_report r = { 0 };
+
+    T_STR(
+        report(&r, RT_BENCH_MARKDOWN),
+        "a \"b\", c: linears w4, head f16, KV cache f32, 3.0 MB of weights\n"
+        "2 threads, read bandwidth 1.00 GB/s, 10 + 5 tokens, greedy, median of 3 runs\n\n"
+        "| batch | seconds | requests /s | tokens/s in + out | tokens/s out | prefill tokens/s | "
+        "prefill TFLOP/s | % of peak | decode tokens/s | decode ms/step | decode GB/s | % of read "
+        "| KV + work MB | memory MB |\n"
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| 4 | 2.000 | 2.00 | 30.0 | 10.0 | 100.0 | 0.50 | 25.0 | 40.0 | 100.000 | 0.01 | 1.0 | "
+        "7.0 | 8 |\n"
+        "| 8 | out of memory: much |\n");
     rt_bench_report_free(&r);
 }
 
@@ -324,13 +357,15 @@ static void t_csv(void)
     T_STR(report(&r, RT_BENCH_CSV),
           "model,scheme,head,kv_cache,dataset,input_len,output_len,threads,runs,bandwidth_gb_s,"
           "model_bytes,batch,requests,prompt_tokens,new_tokens,elapsed_s,requests_s,tokens_s,"
-          "output_tokens_s,prefill_tok_s,decode_tok_s,decode_ms,step_weight_bytes,step_kv_bytes,"
-          "gb_s,bandwidth_pct,memory_bytes,error\n"
+          "output_tokens_s,prefill_tok_s,prefill_tflops,prefill_pct,decode_tok_s,decode_ms,step_"
+          "weight_bytes,step_kv_bytes,"
+          "gb_s,bandwidth_pct,memory_bytes,used_bytes,error\n"
           "\"a \"\"b\"\", c\",\"w4\",\"f16\",\"f32\",,10,5,2,3,1.000,3000000,4,4,40,20,2.000000,"
-          "2.000000,30.000000,10.000000,100.000000,40.000000,100.000000,1000000,25000.000000,"
-          "0.010250,1.025000,7000000,\n"
-          "\"a \"\"b\"\", c\",\"w4\",\"f16\",\"f32\",,10,5,2,3,1.000,3000000,8,,,,,,,,,,,,,,,"
-          "9000000,\"out of memory: much\"\n");
+          "2.000000,30.000000,10.000000,100.000000,0.500000,25.000000,40.000000,100.000000,1000000,"
+          "25000.000000,"
+          "0.010250,1.025000,7000000,8000000,\n"
+          "\"a \"\"b\"\", c\",\"w4\",\"f16\",\"f32\",,10,5,2,3,1.000,3000000,8,,,,,,,,,,,,,,,,,"
+          "9000000,,\"out of memory: much\"\n");
     rt_bench_report_free(&r);
 }
 
@@ -364,9 +399,9 @@ static void t_json(void)
     rt_bench_report_free(&r);
 }
 
-static const t_case cases[] = { T(t_list),   T(t_median), T(t_bandwidth), T(t_counts), T(t_stop),
-                                T(t_random), T(t_sizes),  T(t_no_memory), T(t_fill),   T(t_table),
-                                T(t_csv),    T(t_json),   { 0 } };
+static const t_case cases[] = { T(t_list),     T(t_median), T(t_bandwidth), T(t_counts), T(t_stop),
+                                T(t_random),   T(t_sizes),  T(t_no_memory), T(t_fill),   T(t_table),
+                                T(t_markdown), T(t_csv),    T(t_json),      { 0 } };
 
 int main(int argc, char **argv)
 {

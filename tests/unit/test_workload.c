@@ -80,6 +80,9 @@ static void t_kind(void)
         { "", -1 },
         { "  \n", -1 },
         { "text", -1 },
+        { "a,b\n1,2\n", CAL_TRACE },
+        { "\"a\",b", CAL_TRACE },
+        { "text\na,b", -1 },
         { "\"text\"", -1 },
     };
     q_err err = { 0 };
@@ -90,7 +93,7 @@ static void t_kind(void)
 
         if (rows[i].kind < 0) {
             T_ERR(cal_workload_kind_of(&k, path, &err), err, Q_EFORMAT,
-                  "wanted a ShareGPT array or JSON Lines");
+                  "wanted a ShareGPT array, JSON Lines, or a CSV trace");
             continue;
         }
         T_OK(cal_workload_kind_of(&k, path, &err), err);
@@ -260,6 +263,69 @@ static void t_articles(void)
     rt_session_close(s);
 }
 
+/* Lengths of a trace: what fits, in the order of the draw; the ids are those of the seed. */
+static void t_trace(void)
+{
+    static const char csv[] = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+                              "2023-11-16 18:15:46.68,374,44\r\n"
+                              "2023-11-16 18:15:50.99,\"396\",109\r\n\r\n"
+                              "x,9000,10\r\n" /* longer than the model */
+                              "x,8,0\r\n"     /* nothing to generate */
+                              "x,91,16";
+    static const char other[] = "output_len,z,input_len\n3,x,5\n";
+    static const struct {
+        const char *text, *message;
+    } bad[] = {
+        { "a,b\n1,2\n", "the first line names neither" },
+        { "input_len,output_len\n1,2\n3,x\n", "bad.csv: line 3: 'x' is not a number of tokens" },
+        { "input_len,output_len\n-1,2\n", "line 2: '-1' is not a number of tokens" },
+        { "input_len,output_len\n1,99999999999999999999\n", "is not a number of tokens" },
+        { "input_len,output_len\n12\n", "line 2: ends before its column" },
+        { "input_len,output_len\n,1\n", "line 2: '' is not a number of tokens" },
+        { "input_len,output_len\n9000,1\n", "no request fits the 8192 positions" },
+        { "input_len,output_len\n", "no request fits" },
+    };
+    q_err err = { 0 };
+    rt_session *s = open_tiny();
+    cal_workload w = { 0 };
+    rt_engine *e = NULL;
+    uint64_t memory;
+    int64_t prompt = 0, new_tokens = 0;
+    rt_bench_run r;
+
+    T_OK(cal_workload_load(&w, s, file("t.csv", csv), &(cal_workload_opts){ .n = 100 }, &err), err);
+    T_INT(w.n, 3);
+    T_INT(w.longest, 396 + 109);
+    for (size_t i = 0; i < w.n; i++) {
+        T_TRUE(w.v[i].prompt == NULL);
+        prompt += w.v[i].n_prompt;
+        new_tokens += w.v[i].n_new;
+    }
+    T_INT(prompt, 374 + 396 + 91);
+    T_INT(new_tokens, 44 + 109 + 16);
+    cal_workload_free(&w);
+    T_OK(cal_workload_load(&w, s, file("t.csv", csv),
+                           &(cal_workload_opts){ .n = 2, .new_tokens = 3 }, &err),
+         err);
+    T_INT(w.n, 2);
+    T_INT(w.v[0].n_new + w.v[1].n_new, 6);
+    cal_workload_free(&w);
+    T_OK(cal_workload_load(&w, s, file("o.csv", other), &(cal_workload_opts){ .n = 9 }, &err), err);
+    T_OK(rt_bench_open(&e, &memory, s, 1, w.longest, &err), err);
+    T_OK(cal_workload_run(&r, &w, s, e, &(cal_workload_part){ 1, 1 }, &err), err);
+    T_INT(r.prompt_tokens, 5);
+    T_INT(r.new_tokens, 3);
+    rt_engine_close(e);
+    cal_workload_free(&w);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        T_ERR(cal_workload_load(&w, s, file("bad.csv", bad[i].text), &(cal_workload_opts){ .n = 9 },
+                                &err),
+              err, Q_EFORMAT, bad[i].message);
+        cal_workload_free(&w);
+    }
+    rt_session_close(s);
+}
+
 static void t_run(void)
 {
     q_err err = { 0 };
@@ -290,7 +356,8 @@ static void t_run(void)
     rt_session_close(s);
 }
 
-static const t_case cases[] = { T(t_kind), T(t_rules), T(t_draw), T(t_articles), T(t_run), { 0 } };
+static const t_case cases[] = { T(t_kind),  T(t_rules), T(t_draw), T(t_articles),
+                                T(t_trace), T(t_run),   { 0 } };
 
 int main(int argc, char **argv)
 {
