@@ -88,8 +88,10 @@ $B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx51
 $B/runtime/cpu/%_vnni.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 
 # Ampere (and by its PTX what comes after), Hopper
-NVFLAGS  := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_80,compute_80] \
-            -gencode arch=compute_90a,code=sm_90a -compress-mode=size -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti
+NVARCH   := -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
+NVFLAGS   = -std=c++17 -O3 $(NVARCH) -compress-mode=size -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti
+# instructions that only Hopper has
+build/cuda/runtime/cuda/gemm_w8a8.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
 $B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
 $B/runtime/backend.o: ALL_CFLAGS += $(if $(NVCC),-DQ_CUDA)
 
@@ -133,7 +135,7 @@ demo: ## install what is missing, build, convert, run and evaluate the built-in 
 # that are not part of every system.  cuBLASLt stays where it is installed.
 DIST       := build/dist
 DIST_BIN    = $(foreach p,$(PROGS),$(call bin,$p)) $(TOOLS)
-DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_ops test_attn test_vectors) \
+DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_cuda_w8a8 test_cuda_kv8 test_step test_ops test_attn test_vectors) \
               $(addprefix $B/tests/model/,test_golden test_families) $B/tests/bench/bench_cuda
 DIST_SYSTEM = linux-vdso|ld-linux|libc\.so|libm\.so|libdl|librt|libpthread|libgcc_s|libstdc
 

@@ -18,20 +18,23 @@ enum {
     KEY_RESUME,
     KEY_NO_RESUME,
     KEY_STATS,
-    KEY_SAVE
+    KEY_SAVE,
+    KEY_NO_REPORT
 };
 
-static const struct argp_option options[] = {
+static const struct argp_option run_options[] = {
     { "calib-data", KEY_DATA, "FILE", 0,
       "Texts to calibrate on: JSON Lines with \"article\", or plain text", 0 },
     { "calib-prompt", KEY_PROMPT, "NAME", 0,
-      "summarize (default: the reference's summary prompt), chat, or raw text", 0 },
-    { "calib-samples", KEY_SAMPLES, "N", 0, "Samples (default 512)", 0 },
+      "summarize (the reference's summary prompt), chat, raw text, or windows of joined texts "
+      "(default: windows for qwen-gptq and qwen-awq, else summarize)",
+      0 },
+    { "calib-samples", KEY_SAMPLES, "N", 0, "Samples (default 512, windows: 128)", 0 },
+    { "samples", 0, 0, OPTION_ALIAS, 0, 0 },
     { "calib-seq-len", KEY_SEQ_LEN, "N", 0, "Tokens of a sample at most (default 2048)", 0 },
+    { "seq-len", 0, 0, OPTION_ALIAS, 0, 0 },
     { "calib-shuffle", KEY_SHUFFLE, 0, 0, "Draw the samples with --seed (default: the first ones)",
       0 },
-    { "stats", KEY_STATS, "FILE", 0, "Take the statistics of FILE instead of calibrating", 0 },
-    { "save-stats", KEY_SAVE, "FILE", 0, "Keep the statistics for other commands", 0 },
     { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: what the files say)", 0 },
     { "device", KEY_DEVICE, "NAME", 0, "auto (default), cpu, cuda, cuda:N", 0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
@@ -42,16 +45,22 @@ static const struct argp_option options[] = {
     { 0 },
 };
 
+static const struct argp_option options[] = {
+    { "stats", KEY_STATS, "FILE", 0, "Take the statistics of FILE instead of calibrating", 0 },
+    { "save-stats", KEY_SAVE, "FILE", 0, "Keep the statistics for other commands", 0 },
+    { "no-report", KEY_NO_REPORT, 0, 0, "No report.html and .json beside the directory", 0 },
+    { 0 },
+};
+
 void cal_cli_init(cal_cli_opts *o)
 {
     memset(o, 0, sizeof *o);
     o->run.device = "auto";
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static error_t parse_run(int key, char *arg, struct argp_state *state)
 {
-    cal_cli_opts *c = state->input;
-    cal_run_opts *o = &c->run;
+    cal_run_opts *o = state->input;
 
     switch (key) {
     case KEY_DATA:
@@ -59,7 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_PROMPT:
         if (!cal_prompt_from_name(arg, &o->data.prompt))
-            q_cli_bad(state, "--calib-prompt", arg, "summarize, chat or raw");
+            q_cli_bad(state, "--calib-prompt", arg, "summarize, chat, raw or windows");
         return 0;
     case KEY_SAMPLES:
         o->data.samples = (size_t)q_cli_int(state, "--calib-samples", arg, 1, 1 << 24);
@@ -72,12 +81,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_CHAT:
         o->chat_format = arg;
-        return 0;
-    case KEY_STATS:
-        c->stats = arg;
-        return 0;
-    case KEY_SAVE:
-        c->save = arg;
         return 0;
     case KEY_DEVICE:
         o->device = arg;
@@ -96,7 +99,33 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-const struct argp cal_argp = { .options = options, .parser = parse };
+const struct argp cal_run_argp = { .options = run_options, .parser = parse_run };
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    cal_cli_opts *c = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &c->run;
+        return 0;
+    case KEY_STATS:
+        c->stats = arg;
+        return 0;
+    case KEY_SAVE:
+        c->save = arg;
+        return 0;
+    case KEY_NO_REPORT:
+        c->no_report = 1;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = { { &cal_run_argp, 0, NULL, 0 }, { 0 } };
+
+const struct argp cal_argp = { .options = options, .parser = parse, .children = children };
 
 q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
                         const char *output, const volatile sig_atomic_t *stop, int force,
@@ -159,7 +188,8 @@ q_status cal_cli_dry_run(cal_cli_opts *o, const fmt_src *src, q_err *err)
     printf("calibration: %zu samples, %lld tokens, hidden states %.2f GB%s, %.2f GB of memory, "
            "%.2f GB of job directory\n",
            r.data.n, (long long)c.tokens, (double)c.hidden * 1e-9, c.spilled ? " in files" : "",
-           (double)c.ram * 1e-9, (double)c.disk * 1e-9);
+           (double)(c.ram + (o->run.search ? cal_ranges_bytes(fmt_src_model(src)) : 0)) * 1e-9,
+           (double)c.disk * 1e-9);
 out:
     cal_run_close(&r);
     return st;

@@ -4,9 +4,9 @@
  *     cal_cli_init(&o.cal);                                    on ARGP_KEY_INIT
  *     state->child_inputs[0] = &o.cal;  state->child_inputs[1] = &o.cli;
  *
- * The group: --calib-data --calib-prompt --calib-samples --calib-seq-len --calib-shuffle --stats
- * --save-stats --chat-format --device --max-ram --resume --no-resume.  Only programs include this
- * file. */
+ * The group: --calib-data --calib-prompt --calib-samples (--samples) --calib-seq-len (--seq-len)
+ * --calib-shuffle --chat-format --device --max-ram --resume --no-resume, and --stats --save-stats
+ * --no-report. Only programs include this file. */
 #ifndef CAL_CAL_CLI_H
 #define CAL_CAL_CLI_H
 
@@ -16,9 +16,11 @@
 typedef struct cal_cli_opts {
     cal_run_opts run;         /* data, chat_format, device, max_ram, no_resume are set by options */
     const char *stats, *save; /* statistics files to read, to write */
+    int no_report;
 } cal_cli_opts;
 
 extern const struct argp cal_argp;
+extern const struct argp cal_run_argp; /* without --stats and --save-stats; input: cal_run_opts */
 
 void cal_cli_init(cal_cli_opts *o);
 

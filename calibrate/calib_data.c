@@ -7,10 +7,15 @@
 #include "datasets/prompt.h"
 #include "formats/base/q_hash.h"
 
-#define SAMPLES 512
-#define SEQ_LEN 2048
+#define SAMPLES        512
+#define WINDOWS        128
+#define SEQ_LEN        2048
+#define BYTES_OF_TOKEN 4 /* of windows, for a first guess */
+/* Texts that are read, so many and one for each 64 tokens wanted: windows use as many as they need,
+ * and of a large file the rest stays where it is. */
+#define TEXTS 4096
 
-static const char *const names[CAL_PROMPTS] = { "summarize", "chat", "raw" };
+static const char *const names[CAL_PROMPTS] = { "summarize", "chat", "raw", "windows" };
 
 const char *cal_prompt_name(cal_prompt p)
 {
@@ -52,15 +57,80 @@ out:
     return st;
 }
 
-q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
-                       const cal_data_opts *o, q_err *err)
+static q_status add_sample(cal_data *d, const int32_t *ids, size_t n, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(q_ids_append(&d->ids, ids, n, err));
+    d->longest = (int64_t)n > d->longest ? (int64_t)n : d->longest;
+    d->start[++d->n] = d->ids.n;
+out:
+    return st;
+}
+
+/* Ids of the joined texts: of so many of them that there are `wanted` ids, when there are. */
+static q_status encode_joined(q_ids *ids, const txt_tok *tok, const ds_set *set, size_t wanted,
+                              q_err *err)
+{
+    q_status st = Q_OK;
+    q_buf text = { 0 };
+    size_t bytes = BYTES_OF_TOKEN * wanted, n = 0;
+
+    for (; ids->n < wanted && n < ds_count(set); bytes *= 2) {
+        for (; n < ds_count(set) && text.size < bytes; n++) {
+            if (n > 0)
+                Q_TRY(q_buf_puts(&text, "\n\n", err));
+            Q_TRY(q_buf_puts(&text, ds_at(set, n)->article, err));
+        }
+        q_ids_clear(ids); /* again from the start: a token may cross where two texts meet */
+        Q_TRY(txt_encode(tok, text.data, text.size, TXT_PROMPT, ids, err));
+    }
+out:
+    q_buf_free(&text);
+    return st;
+}
+
+static q_status open_windows(cal_data *d, const txt_tok *tok, const cal_data_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+    const size_t window = (size_t)(o->seq_len ? o->seq_len : SEQ_LEN);
+    const size_t n = o->samples ? o->samples : WINDOWS;
+    ds_set *set = NULL;
+    q_ids ids = { 0 };
+    size_t wanted;
+
+    if (!q_mul_ok(n, window, &wanted) || wanted > SIZE_MAX / 64)
+        Q_FAIL(err, Q_EARG, "%zu windows of %zu tokens are too many", n, window);
+    Q_TRY(ds_open(&set, o->path,
+                  &(ds_opts){ .max_samples = TEXTS + wanted / 64,
+                              .shuffle = o->shuffle,
+                              .shuffle_seed = o->seed,
+                              .field_text = "article" },
+                  err));
+    Q_TRY(encode_joined(&ids, tok, set, wanted, err));
+    if (!(d->start = q_calloc(ids.n / window + 1, sizeof *d->start)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu samples", o->path, ids.n / window);
+    for (size_t i = 0; i < n && (i + 1) * window <= ids.n; i++)
+        Q_TRY(add_sample(d, ids.v + i * window, window, err));
+    if (d->n == 0)
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: %zu tokens, not one window of %zu: use more text or shorter "
+               "windows",
+               o->path, ids.n, window);
+out:
+    ds_close(set);
+    q_ids_free(&ids);
+    return st;
+}
+
+static q_status open_samples(cal_data *d, const txt_tok *tok, const txt_chat *chat,
+                             const cal_data_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t seq_len = o->seq_len ? o->seq_len : SEQ_LEN;
     ds_set *set = NULL;
     q_ids one = { 0 };
 
-    memset(d, 0, sizeof *d);
     Q_TRY(ds_open(&set, o->path,
                   &(ds_opts){ .max_samples = o->samples ? o->samples : SAMPLES,
                               .shuffle = o->shuffle,
@@ -71,17 +141,25 @@ q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu samples", o->path, ds_count(set));
     for (size_t i = 0; i < ds_count(set); i++) {
         Q_TRY(encode(&one, tok, chat, o, seq_len, ds_at(set, i)->article, err));
-        if (one.n == 0)
-            continue;
-        Q_TRY(q_ids_append(&d->ids, one.v, one.n, err));
-        d->longest = (int64_t)one.n > d->longest ? (int64_t)one.n : d->longest;
-        d->start[++d->n] = d->ids.n;
+        if (one.n > 0)
+            Q_TRY(add_sample(d, one.v, one.n, err));
     }
     if (d->n == 0)
         Q_FAIL(err, Q_EFORMAT, "%s: no sample has a token", o->path);
 out:
     ds_close(set);
     q_ids_free(&one);
+    return st;
+}
+
+q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
+                       const cal_data_opts *o, q_err *err)
+{
+    q_status st;
+
+    memset(d, 0, sizeof *d);
+    st = o->prompt == CAL_WINDOWS ? open_windows(d, tok, o, err)
+                                  : open_samples(d, tok, chat, o, err);
     if (st != Q_OK)
         cal_data_free(d);
     return st;

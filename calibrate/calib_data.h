@@ -7,15 +7,16 @@
  *
  * Prompts: summarize, the reference's: its summary system prompt, article + " TL;DR:", chat format
  * of the model; chat, the text as a user's message; raw, the text alone.  Of a longer sample the
- * LAST seq_len tokens are taken, as the reference does; raw takes the first.  The same file and
- * options give the same ids.  Threads: a plain value. */
+ * LAST seq_len tokens are taken, as the reference does; raw takes the first.  windows: the texts
+ * joined by blank lines, cut into whole windows of seq_len tokens, the way the GPTQ paper takes
+ * its samples.  The same file and options give the same ids.  Threads: a plain value. */
 #ifndef CAL_CALIB_DATA_H
 #define CAL_CALIB_DATA_H
 
 #include "formats/base/q_mem.h"
 #include "formats/text/chat.h"
 
-typedef enum cal_prompt { CAL_SUMMARIZE, CAL_CHAT, CAL_RAW, CAL_PROMPTS } cal_prompt;
+typedef enum cal_prompt { CAL_SUMMARIZE, CAL_CHAT, CAL_RAW, CAL_WINDOWS, CAL_PROMPTS } cal_prompt;
 
 const char *cal_prompt_name(cal_prompt p);
 int cal_prompt_from_name(const char *name, cal_prompt *out); /* 0: unknown */
@@ -23,7 +24,7 @@ int cal_prompt_from_name(const char *name, cal_prompt *out); /* 0: unknown */
 typedef struct cal_data_opts {
     const char *path; /* JSON Lines with "article", or plain text */
     cal_prompt prompt;
-    size_t samples;  /* 0: 512 */
+    size_t samples;  /* 0: 512; windows: 128 */
     int64_t seq_len; /* 0: 2048 */
     int shuffle;     /* 1: drawn with seed; 0: the first ones */
     uint64_t seed;
@@ -36,7 +37,7 @@ typedef struct cal_data {
     int64_t longest;
 } cal_data;
 
-/* Errors: those of ds_open and txt_chat_build. */
+/* Errors: those of ds_open and txt_chat_build; Q_EFORMAT (not one token, or not one window). */
 q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
                        const cal_data_opts *o, q_err *err);
 void cal_data_free(cal_data *d);

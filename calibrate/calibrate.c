@@ -6,6 +6,8 @@
 #include "formats/base/q_hash.h"
 #include "formats/text/chat_detect.h"
 
+#define CAL_WINDOW 2048
+
 /* ---- which model ---------------------------------------------------------------------------- */
 
 static q_status hash_row(q_sha256 *h, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err)
@@ -68,7 +70,7 @@ static q_status open_data(cal_run *r, q_err *err)
     q_status st = Q_OK;
     txt_tok *tok = NULL;
     txt_chat chat = { .format = TXT_CHAT_RAW };
-    const txt_chat_files files = { .dir = fmt_src_dir(r->src),
+    const txt_chat_files files = { .files = fmt_src_files(r->src),
                                    .chat_format = fmt_src_gen(r->src)->chat_format,
                                    .config = fmt_src_config(r->src) };
     const char *name = r->o.chat_format;
@@ -76,12 +78,16 @@ static q_status open_data(cal_run *r, q_err *err)
     if (name && !txt_chat_format_from_name(name, &chat.format))
         Q_FAIL(err, Q_EUNSUPPORTED,
                "chat format '%s' is not known: use --chat-format " TXT_CHAT_NAMES, name);
-    if (!name && r->o.data.prompt != CAL_RAW)
+    if (!name && r->o.data.prompt != CAL_RAW && r->o.data.prompt != CAL_WINDOWS)
         Q_TRY(txt_chat_detect(&chat.format, &files, err));
-    Q_TRY(txt_tok_open(&tok, fmt_src_dir(r->src), err));
+    Q_TRY(txt_tok_open_files(&tok, &files.files, err));
     if (txt_vocab_size(tok) > fmt_src_model(r->src)->vocab)
         Q_FAIL(err, Q_ECONFIG, "%s: the tokenizer has %d ids, the model only %lld",
                fmt_src_dir(r->src), txt_vocab_size(tok), (long long)fmt_src_model(r->src)->vocab);
+    /* windows stay inside what the model was trained on; prompts are as long as they are */
+    if (r->o.data.prompt == CAL_WINDOWS && !r->o.data.seq_len &&
+        fmt_src_model(r->src)->train_ctx < CAL_WINDOW)
+        r->o.data.seq_len = fmt_src_model(r->src)->train_ctx;
     Q_TRY(cal_data_open(&r->data, tok, &chat, &r->o.data, err));
     if (r->data.longest > fmt_src_model(r->src)->max_ctx)
         Q_FAIL(err, Q_EARG,
@@ -136,6 +142,10 @@ static q_status open_job(cal_run *r, q_err *err)
     Q_TRY(fmt_json_put_str(f, "samples", r->info.data_sha256, err));
     Q_TRY(fmt_json_put_str(f, "device", r->be->ops->name, err));
     Q_TRY(fmt_json_put_int(f, "tokens of a step", r->o.max_tok, err));
+    if (r->o.recipe)
+        Q_TRY(fmt_json_put_str(f, "recipe", r->o.recipe, err));
+    if (r->o.search)
+        Q_TRY(fmt_json_put_int(f, "search", 1, err));
     Q_TRY(cal_job_open(&r->job, r->o.job_dir, f, !r->o.no_resume, err));
 out:
     fmt_json_free(f);
@@ -155,16 +165,25 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .log = r->o.log };
 }
 
-q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err)
+q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err)
 {
     q_status st = Q_OK;
     cal_loop_opts lo;
 
-    Q_TRY(cal_ranges_open(out, fmt_src_model(r->src), err));
     Q_TRY(rt_backend_open(&r->be, r->o.device ? r->o.device : "cpu", r->o.threads, err));
     Q_TRY(open_job(r, err));
-    lo = loop_opts(r, &out->client);
+    lo = loop_opts(r, client);
     Q_TRY(cal_loop_run(&lo, err));
+out:
+    return st;
+}
+
+q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(cal_ranges_open(out, r->src, r->o.search ? (int64_t)r->data.ids.n : 0, err));
+    Q_TRY(cal_run_loop(r, &out->client, err));
 out:
     if (st != Q_OK)
         cal_ranges_close(out);

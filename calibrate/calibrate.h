@@ -23,6 +23,8 @@ typedef struct cal_run_opts {
     int64_t max_tok;
     const char *job_dir; /* NULL: not resumable */
     int no_resume;
+    int search;         /* ranges: choose exponents of SmoothQuant for each linear */
+    const char *recipe; /* a job with another one is refused; may be NULL */
     const char *tool;
     const volatile sig_atomic_t *stop;
     const q_log *log;
@@ -40,6 +42,8 @@ typedef struct cal_run {
 /* Errors: those of tokenizer, data and backend. */
 q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_err *err);
 void cal_run_close(cal_run *r);
+/* The same with any client: opens the job, runs the loop. */
+q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err);
 /* Opens the job (refusing one begun with other inputs) and runs the loop. */
 q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err);
 void cal_run_cost(cal_cost *c, const cal_run *r);

@@ -101,9 +101,9 @@ static q_status one_layer(loop *l, q_err *err)
     if (o->job && (!part || !path))
         Q_FAIL(err, Q_ENOMEM, "no memory for file names");
     Q_TRY(rt_model_open_layer(&l->layer, o->src, o->be, l->at, err));
-    if (c->points_0) {
-        Q_TRY(pass(l, c->points_0, 0, path, err));
-        Q_TRY(c->change(c->self, l->layer, l->at, err));
+    for (int p = 0; p < CAL_EARLY_PASSES && c->early[p]; p++) {
+        Q_TRY(pass(l, c->early[p], 0, path, err));
+        Q_TRY(c->change(c->self, l->layer, l->at, p, err));
     }
     Q_TRY(pass(l, c->points, 1, path, err));
     Q_TRY(c->done(c->self, l->at, part, err)); /* before the hidden states: see resume */
@@ -175,8 +175,9 @@ static uint64_t layer_bytes(const cal_loop_opts *o)
 
 void cal_loop_cost(cal_cost *c, const cal_loop_opts *o)
 {
-    const uint64_t fixed =
-        layer_bytes(o) + cal_step_bytes(fmt_src_model(o->src), o->data, o->max_tok);
+    const uint64_t fixed = layer_bytes(o) +
+                           cal_step_bytes(fmt_src_model(o->src), o->data, o->max_tok) +
+                           (o->client ? o->client->bytes : 0);
 
     memset(c, 0, sizeof *c);
     c->tokens = (int64_t)o->data->ids.n;
@@ -231,4 +232,12 @@ q_status cal_replace(rt_model *one, fmt_role role, qnt_tensor *t, q_err *err)
     one->be->ops->unprep(one->be, w);
     *w = (rt_weight){ 0 };
     return one->be->ops->prep(one->be, t, w, err);
+}
+
+q_status cal_set_norm(rt_model *one, fmt_role norm, const float *v, q_err *err)
+{
+    rt_layer *l = &one->layer[0];
+
+    return one->be->ops->copy(one->be, norm == FMT_ATTN_NORM ? l->norm1 : l->norm2, v,
+                              (size_t)one->desc.hid * sizeof *v, RT_TO_DEVICE, err);
 }

@@ -6,11 +6,12 @@
  *
  * The weights of one layer are resident, and the hidden states of all samples between two layers:
  * in memory, or in a file of the job directory when max_ram cannot hold them.  Layer 0 sees the
- * rows of the embedding, read from the source.  Every layer is at most two passes over the samples:
+ * rows of the embedding, read from the source.  Every layer is a few passes over the samples:
  *
- *     pass 0   when the client asks for it: a forward whose result is thrown away; at its end the
- *              client may replace weights of the layer (GPTQ, AWQ)
- *     pass 1   a forward through the layer as it now is; its result is what the next layer sees
+ *     early passes   as many as the client asks for: a forward whose result is thrown away; at its
+ *                    end the client may replace weights of the layer (GPTQ, AWQ)
+ *     the last pass  a forward through the layer as it now is; its result is what the next layer
+ *                    sees
  *
  * With a job (job.h) the loop continues behind the last layer that the client stored, from hidden
  * states stored verbatim: the bits are those of a run that was never stopped.
@@ -48,14 +49,18 @@ typedef struct cal_view {
     int64_t n, dim;
 } cal_view;
 
+#define CAL_EARLY_PASSES 4
+
 typedef struct cal_client {
-    uint32_t points;   /* seen in pass 1 */
-    uint32_t points_0; /* seen in pass 0; 0: there is no pass 0 */
+    uint32_t points;                  /* seen in the last pass */
+    uint32_t early[CAL_EARLY_PASSES]; /* seen in each early pass; 0: there are no more */
+    uint64_t bytes;                   /* of memory that the client needs beside the loop */
     void *self;
     q_status (*observe)(void *self, const cal_view *v, q_err *err);
-    /* After pass 0; may replace weights through cal_replace.  NULL without pass 0. */
-    q_status (*change)(void *self, rt_model *one_layer, int64_t layer, q_err *err);
-    /* After pass 1; path: the file for this layer's result in the job, NULL without one. */
+    /* After early pass `pass`; may replace weights through cal_replace and cal_set_norm.  NULL
+     * without early passes. */
+    q_status (*change)(void *self, rt_model *one_layer, int64_t layer, int pass, q_err *err);
+    /* After the last pass; path: the file for this layer's result in the job, NULL without one. */
     q_status (*done)(void *self, int64_t layer, const char *path, q_err *err);
     /* Takes a stored result back, when the loop continues a job. */
     q_status (*load)(void *self, int64_t layer, const char *path, q_err *err);
@@ -80,6 +85,8 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err);
 
 /* For `change`: the weight of a role in the resident layer becomes *t, which is left empty. */
 q_status cal_replace(rt_model *one_layer, fmt_role role, qnt_tensor *t, q_err *err);
+/* And the norm before a linear: v [hid]. */
+q_status cal_set_norm(rt_model *one_layer, fmt_role norm, const float *v, q_err *err);
 
 /* What a run would need. */
 typedef struct cal_cost {

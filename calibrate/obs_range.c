@@ -6,8 +6,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "calibrate/layer_f32.h"
 #include "calibrate/stats_file.h"
 #include "formats/base/q_half.h"
+#include "quant/smooth_search.h"
 
 static const struct {
     cal_point point;
@@ -53,6 +55,25 @@ static void column_max(float *max, const float *x, int64_t n, int64_t dim)
     }
 }
 
+static int64_t sample_rows(const cal_ranges *r)
+{
+    return r->search < CAL_RANGE_SAMPLE ? r->search : CAL_RANGE_SAMPLE;
+}
+
+/* Row i of the sample is token i * search / n. */
+static void keep_sample(cal_ranges *r, const cal_view *v)
+{
+    const fmt_role role = cal_input_role(v->point);
+    const int64_t n = sample_rows(r), from = r->gram.n[role]; /* tokens before this view */
+
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t at = i * r->search / n - from;
+
+        if (at >= 0 && at < v->n)
+            memcpy(r->sample[role] + i * v->dim, v->x + at * v->dim, (size_t)v->dim * sizeof *v->x);
+    }
+}
+
 static q_status observe(void *self, const cal_view *v, q_err *err)
 {
     cal_ranges *r = self;
@@ -71,14 +92,34 @@ static q_status observe(void *self, const cal_view *v, q_err *err)
             return q_fail(err, Q_EFORMAT,
                           "layer %lld: channel %lld of the %s is not finite: is the model damaged?",
                           (long long)v->layer, (long long)k, text);
+    if (r->search && (CAL_BIT(v->point) & CAL_INPUTS)) {
+        keep_sample(r, v);
+        return cal_gram_see(&r->gram, v, err);
+    }
     return Q_OK;
 }
 
 static q_status done(void *self, int64_t layer, const char *path, q_err *err)
 {
+    q_status st = Q_OK;
     cal_ranges *r = self;
+    qnt_layer l = { 0 };
 
-    return path ? cal_stats_write_layer(path, r->m, &r->layer[layer], err) : Q_OK;
+    if (r->search) {
+        qnt_smooth_inputs in = { .n = r->gram.n[FMT_ATTN_QKV], .n_x = sample_rows(r) };
+
+        cal_gram_end(&r->gram, CAL_INPUTS);
+        memcpy(in.H, r->gram.H, sizeof in.H);
+        memcpy(in.x, r->sample, sizeof in.x);
+        Q_TRY(cal_layer_load(&l, r->src, layer, err));
+        Q_TRY(qnt_smooth_search(&r->layer[layer], &l, &in, r->m, err));
+        cal_gram_begin(&r->gram, CAL_INPUTS);
+    }
+    if (path)
+        Q_TRY(cal_stats_write_layer(path, r->m, &r->layer[layer], err));
+out:
+    cal_layer_free(&l);
+    return st;
 }
 
 static q_status load(void *self, int64_t layer, const char *path, q_err *err)
@@ -88,12 +129,46 @@ static q_status load(void *self, int64_t layer, const char *path, q_err *err)
     return cal_stats_read_layer(path, r->m, &r->layer[layer], err);
 }
 
-q_status cal_ranges_open(cal_ranges *r, const fmt_model *m, q_err *err)
+uint64_t cal_ranges_bytes(const fmt_model *m)
+{
+    uint64_t bytes = cal_gram_bytes(m);
+
+    for (int i = 0; i < FMT_ROLES; i++) {
+        const fmt_role_row *row = fmt_role_get((fmt_role)i);
+
+        if (row->quant)
+            bytes += (uint64_t)(fmt_role_rows(row, m) + CAL_RANGE_SAMPLE) *
+                     (uint64_t)fmt_dim_size(row->cols, m) * sizeof(float);
+    }
+    return bytes;
+}
+
+static q_status open_search(cal_ranges *r, q_err *err)
 {
     q_status st = Q_OK;
 
+    Q_TRY(cal_gram_open(&r->gram, r->m, err));
+    for (int i = 0; i < FMT_ROLES; i++) {
+        const fmt_role_row *row = fmt_role_get((fmt_role)i);
+        const size_t K = (size_t)fmt_dim_size(row->cols, r->m);
+
+        if (row->quant && !(r->sample[i] = q_calloc(CAL_RANGE_SAMPLE * K, sizeof(float))))
+            Q_FAIL(err, Q_ENOMEM, "no memory for a sample of %zu inputs", K);
+    }
+    r->client.bytes = cal_ranges_bytes(r->m);
+out:
+    return st;
+}
+
+q_status cal_ranges_open(cal_ranges *r, const fmt_src *src, int64_t search, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(src);
+
     memset(r, 0, sizeof *r);
+    r->src = src;
     r->m = m;
+    r->search = search;
     r->client = (cal_client){
         .points = CAL_BIT(CAL_POINTS) - 1, .self = r, .observe = observe, .done = done, .load = load
     };
@@ -101,6 +176,8 @@ q_status cal_ranges_open(cal_ranges *r, const fmt_model *m, q_err *err)
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)m->layers);
     for (int64_t i = 0; i < m->layers; i++)
         Q_TRY(qnt_ranges_alloc(&r->layer[i], m, err));
+    if (search)
+        Q_TRY(open_search(r, err));
 out:
     if (st != Q_OK)
         cal_ranges_close(r);
@@ -112,5 +189,8 @@ void cal_ranges_close(cal_ranges *r)
     for (int64_t i = 0; r->layer && i < r->m->layers; i++)
         qnt_ranges_free(&r->layer[i]);
     q_free(r->layer);
+    cal_gram_close(&r->gram);
+    for (int i = 0; i < FMT_ROLES; i++)
+        q_free(r->sample[i]);
     memset(r, 0, sizeof *r);
 }

@@ -7,6 +7,7 @@
 
 #include "calibrate/cal_cli.h"
 #include "calibrate/kv_gate.h"
+#include "calibrate/range_report.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
 
@@ -107,19 +108,41 @@ static const struct argp argp = {
     .options = options, .parser = parse, .doc = doc, .children = children
 };
 
+static q_status write_report(const cvt_plan *p, const cvt_result *r, const cal_kv_report *gate,
+                             q_err *err)
+{
+    if (o.cal.no_report)
+        return Q_OK;
+    return cal_range_report_write(&(cal_range_report){ .input = o.model,
+                                                       .output = r->path,
+                                                       .src = p->src,
+                                                       .ranges = p->ranges,
+                                                       .kv = 1,
+                                                       .stats = o.cal.stats,
+                                                       .data = o.cal.run.data.path,
+                                                       .bytes = r->bytes,
+                                                       .root_sha256 = r->root_sha256,
+                                                       .gate = gate },
+                                  err);
+}
+
 /* What was written, and with --text what the int8 cache costs. */
-static q_status report(const cvt_result *done, q_err *err)
+static q_status report(const cvt_plan *p, const cvt_result *done, q_err *err)
 {
     q_status st = Q_OK;
     cal_kv_report r = { 0 };
     fmt_json *v = NULL;
     q_buf line = { 0 };
+    char *path = o.cal.no_report ? NULL : cal_report_path(done->path, "html");
 
     if (o.text)
         Q_TRY(cal_kv_compare(&r, done->path, o.text, &o.cal.run, err));
+    Q_TRY(write_report(p, done, o.text ? &r : NULL, err));
     if (o.cli.json) {
         Q_TRY(fmt_json_new(&v, err));
         Q_TRY(cvt_result_json(v, done, err));
+        if (path)
+            Q_TRY(fmt_json_put_str(v, "report", path, err));
         if (o.text) {
             Q_TRY(fmt_json_put_real(v, "ppl", r.ppl, err));
             Q_TRY(fmt_json_put_real(v, "ppl_float", r.ppl_float, err));
@@ -134,10 +157,13 @@ static q_status report(const cvt_result *done, q_err *err)
         if (o.text)
             printf("perplexity %.4f, with an int8 cache %.4f (%+.4f), KL %.6f, top-1 %.3f %%\n",
                    r.ppl_float, r.ppl, r.ppl_delta, r.kld_mean, 100 * r.top1);
+        if (path)
+            printf("report: %s\n", path);
     }
     if (o.text)
         Q_TRY(cal_kv_check(&r, o.has_gate ? &o.gate : NULL, err));
 out:
+    q_free(path);
     fmt_json_free(v);
     q_buf_free(&line);
     return st;
@@ -178,10 +204,9 @@ static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *
     Q_TRY(cvt_plan_set_ranges(p, ranges, err));
     Q_TRY(cvt_run(&r, p, &ro, err));
     Q_TRY(cal_cli_done(o.output, err));
-    Q_TRY(report(&r, err));
+    Q_TRY(report(p, &r, err));
 out:
-    if (ranges)
-        cal_stats_free(ranges, fmt_src_model(p->src));
+    cal_stats_free(ranges, fmt_src_model(p->src));
     cvt_result_free(&r);
     return st;
 }
@@ -193,6 +218,7 @@ static q_status run(const volatile sig_atomic_t *stop, q_err *err)
     cvt_plan *p = NULL;
 
     Q_TRY(fmt_src_open(&src, o.model, err));
+    Q_TRY(cvt_plan_takes(src, err));
     Q_TRY(cvt_plan_build(&p, src,
                          &(cvt_plan_opts){ .ranks = o.ranks,
                                            .store = o.store,

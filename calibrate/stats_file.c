@@ -34,6 +34,14 @@ static q_status put_layer(fmt_h5w *w, const char *base, const fmt_model *m, cons
     }
     name_of(name, base, "k", "");
     Q_TRY(fmt_h5_put(w, name, FMT_F32, 2, (int64_t[]){ m->n_kv, m->hd }, r->k, err));
+    if (r->searched) {
+        float alpha[QNT_SMOOTHED];
+
+        for (int i = 0; i < QNT_SMOOTHED; i++)
+            alpha[i] = (float)r->alpha[qnt_smooth_order[i]];
+        name_of(name, base, "alpha", "");
+        Q_TRY(fmt_h5_put(w, name, FMT_F32, 1, (int64_t[]){ QNT_SMOOTHED }, alpha, err));
+    }
 out:
     return st;
 }
@@ -72,6 +80,18 @@ static q_status get_layer(const fmt_h5 *h, const char *path, const char *base, c
     }
     name_of(name, base, "k", "");
     Q_TRY(get(h, path, name, 2, (int64_t[]){ m->n_kv, m->hd }, r->k, err));
+    name_of(name, base, "alpha", "");
+    if ((r->searched = fmt_h5_has(h, name))) {
+        float alpha[QNT_SMOOTHED];
+
+        Q_TRY(get(h, path, name, 1, (int64_t[]){ QNT_SMOOTHED }, alpha, err));
+        for (int i = 0; i < QNT_SMOOTHED; i++) {
+            if (alpha[i] > 1)
+                Q_FAIL(err, Q_EFORMAT, "%s: '%s': exponent %g, wanted 0 to 1", path, name,
+                       (double)alpha[i]);
+            r->alpha[qnt_smooth_order[i]] = (double)alpha[i];
+        }
+    }
 out:
     return st;
 }

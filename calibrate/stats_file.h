@@ -10,6 +10,8 @@
  *     /stats/layers.i/attn_qkv/out  [N]      abs-max of each output, bias included
  *     the same for attn_out, ffn_gate_up, ffn_down
  *     /stats/layers.i/k             [n_kv, hd]   abs-max of keys after norm and RoPE
+ *     /stats/layers.i/alpha         [4]      exponents chosen by --smoothquant auto, for attn_out,
+ *                                   ffn_down, attn_qkv, ffn_gate_up; absent when none were
  *
  * Attributes of "/": format, format_version, tool, family, layers, hidden, samples, tokens, prompt,
  * data_sha256, model_sha256.  Made on the model as it is: any smoothing can be computed from them.
@@ -18,7 +20,7 @@
 #define CAL_STATS_FILE_H
 
 #include "formats/h5file.h"
-#include "quant/ranges.h"
+#include "quant/smooth.h"
 
 typedef struct cal_stats_info {
     const fmt_model *m;

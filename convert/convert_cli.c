@@ -2,20 +2,28 @@
  */
 #include "convert/convert_cli.h"
 
-enum { KEY_DRY_RUN = 0x100, KEY_STRICT, KEY_VERIFY, KEY_SMOOTH, KEY_KV };
+#include <string.h>
+
+enum { KEY_DRY_RUN = 0x100, KEY_STRICT, KEY_VERIFY, KEY_SMOOTH, KEY_KV, KEY_TO };
 
 static const struct argp_option options[] = {
-    { "input", 'i', "DIR", 0, "Model to read: a Hugging Face directory, or an FT directory", 0 },
-    { "output", 'o', "DIR", 0, "Directory that gets <N>-gpu (made when it is not there)", 0 },
+    { "input", 'i', "MODEL", 0,
+      "Model to read: a Hugging Face directory, an FT directory, or an archive (.h5)", 0 },
+    { "output", 'o', "PATH", 0,
+      "Directory that gets <N>-gpu (made when it is not there); with --to what is written", 0 },
+    { "to", KEY_TO, "CONTAINER", 0,
+      "ft (default); of a model with int4 or int8 groups: h5, hf-gptq, hf-awq, hf-ct", 0 },
     { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
     { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
     { "smoothquant", KEY_SMOOTH, "A", 0,
-      "Smooth by A (0 to 1, 0.5 is usual) and add int8 weights with their scales", 0 },
+      "Smooth by A (0 to 1, 0.5 is usual; auto: what suits each linear best) and add int8 weights",
+      0 },
     { "calibrate-kv-cache", KEY_KV, 0, 0, "Add the scales of an int8 key/value cache", 0 },
     { "dry-run", KEY_DRY_RUN, 0, 0, "Print the plan and write nothing", 0 },
-    { "force", 'f', 0, 0, "Replace an existing <N>-gpu", 0 },
+    { "force", 'f', 0, 0, "Replace an existing output", 0 },
     { "strict", KEY_STRICT, 0, 0, "Fail on values outside the range of TYPE, NaN, infinity", 0 },
-    { "verify", KEY_VERIFY, "DIR", 0, "Check DIR (out/1-gpu, say) against its manifest.json", 0 },
+    { "verify", KEY_VERIFY, "PATH", 0,
+      "Check a directory (out/1-gpu, say) against its manifest.json, or an archive", 0 },
     { 0 },
 };
 
@@ -24,10 +32,25 @@ void cvt_cli_init(cvt_cli_opts *o)
     *o = (cvt_cli_opts){ .store = FMT_F16, .ranks = 1 };
 }
 
+static cvt_to to_of(struct argp_state *state, const char *arg)
+{
+    static const char *const names[] = { "ft", "h5", "hf-gptq", "hf-awq", "hf-ct" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(arg, names[i]) == 0)
+            return (cvt_to)i;
+    q_cli_bad(state, "--to", arg, "ft, h5, hf-gptq, hf-awq or hf-ct");
+    return CVT_TO_FT;
+}
+
 static void check_args(const cvt_cli_opts *o, struct argp_state *state)
 {
     if (o->verify && (o->input || o->output || o->dry_run || o->smooth || o->kv_scales))
         argp_error(state, "--verify stands alone");
+    if (o->to != CVT_TO_FT && (o->store != FMT_F16 || o->ranks != 1 || o->smooth || o->kv_scales ||
+                               o->dry_run || o->strict))
+        argp_error(state, "--to h5, hf-gptq, hf-awq and hf-ct move codes as they are: they take "
+                          "--input, --output and --force only");
     if (!o->verify && (!o->input || (!o->output && !o->dry_run)))
         argp_error(state, "--%s is missing", o->input ? "output" : "input");
 }
@@ -53,8 +76,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'f':
         o->force = 1;
         return 0;
+    case KEY_TO:
+        o->to = to_of(state, arg);
+        return 0;
     case KEY_SMOOTH:
-        o->alpha = q_cli_real(state, "--smoothquant", arg, 0, 1);
+        o->alpha = strcmp(arg, "auto") == 0 ? CVT_ALPHA_AUTO
+                                            : q_cli_real(state, "--smoothquant", arg, 0, 1);
         o->smooth = 1;
         return 0;
     case KEY_KV:

@@ -7,13 +7,9 @@
 #include "convert/plan.h"
 
 #include <assert.h>
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "convert/pool.h"
 #include "convert/sq_layer.h"
@@ -25,101 +21,6 @@
 #define SLACK_BYTES ((uint64_t)256 << 20)
 #define SELF_BYTES  ((uint64_t)10 << 20) /* program, libraries, tables: measured, 9 to 10 MiB */
 #define BLOCK       4096                 /* of a file system: the last block of a file counts */
-
-static int has_suffix(const char *name, const char *suffix)
-{
-    const size_t n = strlen(name), k = strlen(suffix);
-
-    return n >= k && strcmp(name + n - k, suffix) == 0;
-}
-
-/* Tensor data, what it needs around it, and what we write ourselves do not go along. */
-static int is_left_behind(const char *name)
-{
-    static const char *const weights[] = { ".safetensors", ".bin",  ".index.json", ".h5",  ".pt",
-                                           ".pth",         ".gguf", ".msgpack",    ".onnx" };
-
-    for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
-        if (has_suffix(name, weights[i]))
-            return 1;
-    return name[0] == '.' || strcmp(name, "config.ini") == 0 || strcmp(name, CVT_MANIFEST) == 0;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const cvt_copy *)a)->name, ((const cvt_copy *)b)->name);
-}
-
-static q_status add_copy(cvt_plan *p, size_t *cap, const char *dir, const char *name, q_err *err)
-{
-    q_status st = Q_OK;
-    q_file *f = NULL;
-
-    if (!cvt_manifest_name_ok(name))
-        Q_FAIL(err, Q_EFORMAT, "%s: file name '%s' is not printable ASCII: rename or remove it",
-               dir, name);
-    if (p->n_copies == *cap) {
-        const size_t more = *cap ? 2 * *cap : 16;
-        cvt_copy *grown = q_calloc(more, sizeof *grown);
-
-        if (!grown)
-            Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu file names", dir, more);
-        if (p->n_copies)
-            memcpy(grown, p->copy, p->n_copies * sizeof *grown);
-        q_free(p->copy);
-        p->copy = grown;
-        *cap = more;
-    }
-    Q_TRY(q_file_open_in(&f, dir, name, err));
-    if (!(p->copy[p->n_copies].name = q_strdup(name)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    p->copy[p->n_copies++].bytes = q_file_bytes(f);
-out:
-    q_file_close(f);
-    return st;
-}
-
-/* Plain files only; a directory, a FIFO or a device is none, a link is judged when it is opened. */
-static q_status is_candidate(int *yes, int dirfd, const char *dir, const char *name, q_err *err)
-{
-    q_status st = Q_OK;
-    struct stat sb;
-
-    *yes = 0;
-    if (is_left_behind(name))
-        return Q_OK;
-    if (fstatat(dirfd, name, &sb, AT_SYMLINK_NOFOLLOW) != 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s/%s: stat", dir, name);
-    *yes = S_ISREG(sb.st_mode) || S_ISLNK(sb.st_mode);
-out:
-    return st;
-}
-
-static q_status list_copies(cvt_plan *p, q_err *err)
-{
-    q_status st = Q_OK;
-    const char *dir = fmt_src_dir(p->src);
-    DIR *d = opendir(dir);
-    struct dirent *e;
-    size_t cap = 0;
-    int yes = 0;
-
-    if (!d)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot list the directory", dir);
-    for (errno = 0; (e = readdir(d)); errno = 0) {
-        Q_TRY(is_candidate(&yes, dirfd(d), dir, e->d_name, err));
-        if (yes)
-            Q_TRY(add_copy(p, &cap, dir, e->d_name, err));
-    }
-    if (errno != 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot list the directory", dir);
-    if (p->n_copies)
-        qsort(p->copy, p->n_copies, sizeof *p->copy, by_name);
-out:
-    if (d)
-        closedir(d);
-    return st;
-}
 
 int cvt_plan_makes(const cvt_plan *p)
 {
@@ -282,13 +183,26 @@ static q_status set_layout(cvt_plan *p, q_err *err)
     if (o->smooth && (p->layout.sets & FMT_FT_W8A8))
         Q_FAIL(err, Q_EUNSUPPORTED, "%s: is smoothed already: start from the checkpoint",
                fmt_src_dir(p->src));
-    if (o->smooth && !(o->alpha >= 0 && o->alpha <= 1))
-        Q_FAIL(err, Q_EARG, "smoothquant %g: wanted 0 to 1", o->alpha);
-    if (o->smooth)
-        p->layout.alpha = o->alpha;
+    if (o->smooth && o->alpha != CVT_ALPHA_AUTO && !(o->alpha >= 0 && o->alpha <= 1))
+        Q_FAIL(err, Q_EARG, "smoothquant %g: wanted 0 to 1, or auto", o->alpha);
+    if (o->smooth) /* chosen ones are not known yet, and config.ini has one number for all */
+        p->layout.alpha = o->alpha == CVT_ALPHA_AUTO ? 0.5 : o->alpha;
     p->layout.sets |= (o->smooth ? FMT_FT_W8A8 : 0) | (o->kv_scales ? FMT_FT_KV8 : 0);
 out:
     return st;
+}
+
+q_status cvt_plan_takes(const fmt_src *src, q_err *err)
+{
+    char text[96];
+
+    if (!fmt_src_packing(src))
+        return Q_OK;
+    fmt_packing_text(text, sizeof text, fmt_src_packing(src));
+    return q_fail(err, Q_EUNSUPPORTED,
+                  "%s: is quantized already (%s), and an FT directory holds float and int8 weights "
+                  "only: use --to h5, hf-gptq, hf-awq or hf-ct, or start from the float checkpoint",
+                  fmt_src_dir(src), text);
 }
 
 q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err)
@@ -297,6 +211,7 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
     const fmt_model *m = fmt_src_model(src);
     cvt_plan *p = NULL;
 
+    Q_TRY(cvt_plan_takes(src, err));
     Q_TRY(fmt_ft_check_ranks(m, o->ranks, err));
     if (!(p = q_calloc(1, sizeof *p)))
         Q_FAIL(err, Q_ENOMEM, "no memory for a plan");
@@ -305,7 +220,7 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
     snprintf(p->name, sizeof p->name, "%d-gpu", o->ranks);
     Q_TRY(set_layout(p, err));
     Q_TRY(list_items(p, err));
-    Q_TRY(list_copies(p, err));
+    Q_TRY(cvt_copies_list(&p->copy, &p->n_copies, src, err));
     Q_TRY(fmt_ft_config_text(&p->ini, fmt_src_config(src), m->family->model_type, &p->layout, err));
     Q_TRY(measure_manifest(p, &p->bytes, err));
     p->bytes += p->ini.size;
@@ -327,8 +242,14 @@ q_status cvt_plan_set_ranges(cvt_plan *p, const qnt_ranges *ranges, q_err *err)
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(p->src);
 
-    for (int64_t l = 0; l < m->layers; l++)
+    for (int64_t l = 0; l < m->layers; l++) {
         Q_TRY(qnt_smooth_check(&ranges[l], m, l, err));
+        if (p->opt.smooth && p->opt.alpha == CVT_ALPHA_AUTO && !ranges[l].searched)
+            Q_FAIL(err, Q_EARG,
+                   "layer %lld: these statistics hold no exponents: calibrate with --smoothquant "
+                   "auto",
+                   (long long)l);
+    }
     p->ranges = ranges;
 out:
     return st;
@@ -338,9 +259,7 @@ void cvt_plan_free(cvt_plan *p)
 {
     if (!p)
         return;
-    for (size_t i = 0; i < p->n_copies; i++)
-        q_free(p->copy[i].name);
-    q_free(p->copy);
+    cvt_copies_free(p->copy, p->n_copies);
     q_free(p->item);
     q_buf_free(&p->ini);
     q_free(p);

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "convert/copies.h"
 #include "convert/manifest.h"
 #include "formats/base/q_mem.h"
 #include "formats/ft_names.h"
@@ -23,14 +24,16 @@
 #include "formats/source.h"
 #include "quant/ranges.h"
 
+#define CVT_ALPHA_AUTO (-1.0)
+
 typedef struct cvt_plan_opts {
     int ranks; /* T, at least 1 */
     fmt_dtype store;
     int threads; /* 1 .. CVT_MAX_THREADS; lowered when memory would exceed its bound (plan.c) */
     const char *tool; /* for the manifest: less than CVT_TOOL_MAX bytes */
     int smooth;       /* 1: smooth the linears by alpha and add int8 weights */
-    double alpha;     /* 0 .. 1 */
-    int kv_scales;    /* 1: add scales of an int8 key/value cache */
+    double alpha;  /* 0 .. 1, or CVT_ALPHA_AUTO: what was chosen for each linear in calibration */
+    int kv_scales; /* 1: add scales of an int8 key/value cache */
 } cvt_plan_opts;
 
 /* Where the values of a file come from: the source as it is, the smoothed layer (sq_layer.h), or
@@ -45,16 +48,12 @@ typedef struct cvt_item {
     uint64_t bytes;
 } cvt_item;
 
-/* A file of the source directory that goes along byte for byte. */
-typedef struct cvt_copy {
-    char *name;
-    uint64_t bytes;
-} cvt_copy;
-
 typedef struct cvt_plan {
     const fmt_src *src; /* borrowed */
     cvt_plan_opts opt;
     const qnt_ranges *ranges; /* [layers], see cvt_plan_set_ranges; else NULL */
+    qnt_ranges *after;        /* [layers], borrowed: gets the ranges of layers as they are written;
+                               * NULL: they are not kept */
     fmt_ft_layout layout;     /* of the output */
     char name[32];            /* "<T>-gpu" */
     cvt_item *item;
@@ -74,9 +73,13 @@ typedef struct cvt_plan {
  * smoothed already), Q_ENOMEM, Q_EIO. */
 q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts *o, q_err *err);
 /* What calibration saw of the source as it is, [layers], borrowed as long as the plan.  Needed
- * before a plan that smooths or adds scales is carried out.  Errors: Q_EFORMAT (not finite). */
+ * before a plan that smooths or adds scales is carried out.  Errors: Q_EFORMAT (not finite), Q_EARG
+ * (CVT_ALPHA_AUTO, and nothing was chosen). */
 q_status cvt_plan_set_ranges(cvt_plan *p, const qnt_ranges *ranges, q_err *err);
 void cvt_plan_free(cvt_plan *p);
+/* Q_EUNSUPPORTED when an FT directory cannot hold the source: its linears are quantized by groups.
+ * cvt_plan_build asks it too; before a long calibration it is asked first. */
+q_status cvt_plan_takes(const fmt_src *src, q_err *err);
 /* Q_EIO with needed and free bytes when the disk of dir (or of its nearest parent) is too small. */
 q_status cvt_plan_check_space(const cvt_plan *p, const char *dir, q_err *err);
 

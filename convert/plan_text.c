@@ -72,7 +72,12 @@ q_status cvt_plan_text(q_buf *out, const cvt_plan *p, q_err *err)
     for (size_t i = 0; i < p->n_copies; i++)
         Q_TRY(put_row(out, p->copy[i].name, "", "copy", p->copy[i].bytes, p->copy[i].name, err));
     Q_TRY(put_row(out, "config.ini", "", "text", p->ini.size, "config.json and options", err));
-    if (p->opt.smooth)
+    if (p->opt.smooth && p->opt.alpha == CVT_ALPHA_AUTO)
+        Q_TRY(q_buf_puts(out,
+                         "smoothed by what calibration chooses, float and int8 weights; one layer "
+                         "at a time in float32\n",
+                         err));
+    else if (p->opt.smooth)
         Q_TRY(q_buf_printf(
             out, err, "smoothed by %g, float and int8 weights; one layer at a time in float32\n",
             p->opt.alpha));

@@ -1,5 +1,6 @@
 /* qwen-convert: a Hugging Face checkpoint becomes an FT directory, one file per tensor and rank; an
- * FT directory is cut again for another number of ranks; --verify checks one against its manifest.
+ * FT directory is cut again for another number of ranks; a model with group-quantized linears moves
+ * from one container into another; --verify checks a directory against its manifest, or an archive.
  *
  * A first SIGINT, SIGTERM or SIGHUP stops before the next file, removes what was written and ends
  * with 75; a second one ends at once with 128 + its number and leaves the hidden temporary to the
@@ -12,10 +13,11 @@
 #include <string.h>
 
 #include "calibrate/cal_cli.h"
+#include "calibrate/range_report.h"
 #include "convert/convert_cli.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
-#include "convert/verify.h"
+#include "convert/rewrite_cli.h"
 
 static struct opts {
     q_cli cli;
@@ -27,13 +29,15 @@ static const volatile sig_atomic_t *stop;
 
 static const char doc[] =
     "Convert a Qwen checkpoint to an FT directory: raw little-endian arrays that this toolkit and "
-    "FasterTransformer loaders read."
+    "FasterTransformer loaders read.  Move GPTQ and AWQ models between containers, code by code."
     "\v"
     "Examples:\n"
     "  qwen-convert -i Qwen-1_8B-Chat -o ft          writes ft/1-gpu\n"
     "  qwen-convert -i Qwen-7B -o ft -p 2 --dry-run  shows ft/2-gpu\n"
     "  qwen-convert -i Qwen-7B-Chat -o sq --smoothquant 0.5 --calib-data cnn.jsonl\n"
     "                                                float and int8 weights\n"
+    "  qwen-convert -i Qwen-7B-Chat-Int4 -o q7.h5 --to h5\n"
+    "  qwen-convert -i q7.h5 -o q7-awq --to hf-awq   for other programs\n"
     "  qwen-convert --verify ft/1-gpu                checks every byte\n"
     "\n"
     "The output appears whole or not at all. The input is never changed.\n"
@@ -106,25 +110,60 @@ out:
     return st;
 }
 
-static q_status print_result(const cvt_result *r, double seconds, q_err *err)
+static q_status print_result(const cvt_result *r, int with_report, double seconds, q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *v = NULL;
+    char *path = with_report ? cal_report_path(r->path, "html") : NULL;
 
     if (!o.cli.json) {
         printf("%s -> %s, %llu files, %llu bytes, %.2f s, %.0f MB/s\n", o.cvt.input, r->path,
                (unsigned long long)r->files, (unsigned long long)r->bytes, seconds,
                seconds > 0 ? (double)r->bytes / 1e6 / seconds : 0);
-        return Q_OK;
+        if (path)
+            printf("report: %s\n", path);
+        goto out;
     }
     Q_TRY(fmt_json_new(&v, err));
     Q_TRY(fmt_json_put_str(v, "input", o.cvt.input, err));
     Q_TRY(cvt_result_json(v, r, err));
     Q_TRY(fmt_json_put_real(v, "seconds", seconds, err));
+    if (path)
+        Q_TRY(fmt_json_put_str(v, "report", path, err));
     Q_TRY(print_json(v, err));
 out:
+    q_free(path);
     fmt_json_free(v);
     return st;
+}
+
+/* Ranges for the plan, and room for those of the smoothed layers when there is to be a report. */
+static q_status calibrate(cvt_plan *p, qnt_ranges **ranges, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(cal_cli_ranges(ranges, &o.cal, &o.cli, p->src, o.cvt.output, stop, o.cvt.force, err));
+    Q_TRY(cvt_plan_set_ranges(p, *ranges, err));
+    if (!o.cal.no_report && o.cvt.smooth)
+        Q_TRY(cal_ranges_make(&p->after, fmt_src_model(p->src), err));
+out:
+    return st;
+}
+
+static q_status report(const cvt_plan *p, const cvt_result *r, q_err *err)
+{
+    return cal_range_report_write(&(cal_range_report){ .input = o.cvt.input,
+                                                       .output = r->path,
+                                                       .src = p->src,
+                                                       .ranges = p->ranges,
+                                                       .after = p->after,
+                                                       .alpha = o.cvt.alpha,
+                                                       .kv = o.cvt.kv_scales,
+                                                       .stats = o.cal.stats,
+                                                       .data = o.cal.run.data.path,
+                                                       .bytes = r->bytes,
+                                                       .root_sha256 = r->root_sha256 },
+                                  err);
 }
 
 /* Calibrates where the plan needs it, after everything that can be refused was. */
@@ -140,19 +179,19 @@ static q_status run_plan(cvt_plan *p, double start, q_err *err)
     cvt_result r = { 0 };
 
     Q_TRY(cvt_run_check(p, &ro, err));
-    if (cvt_plan_makes(p)) {
-        Q_TRY(
-            cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.cvt.output, stop, o.cvt.force, err));
-        Q_TRY(cvt_plan_set_ranges(p, ranges, err));
-    }
+    if (cvt_plan_makes(p))
+        Q_TRY(calibrate(p, &ranges, err));
     Q_TRY(cvt_run(&r, p, &ro, err));
+    if (ranges && !o.cal.no_report)
+        Q_TRY(report(p, &r, err));
     if (ranges && !o.cal.stats)
         Q_TRY(cal_cli_done(o.cvt.output, err));
-    Q_TRY(print_result(&r, q_now() - start, err));
+    Q_TRY(print_result(&r, ranges && !o.cal.no_report, q_now() - start, err));
 out:
     cvt_result_free(&r);
-    if (ranges)
-        cal_stats_free(ranges, fmt_src_model(p->src));
+    cal_stats_free(ranges, fmt_src_model(p->src));
+    cal_stats_free(p->after, fmt_src_model(p->src));
+    p->after = NULL;
     return st;
 }
 
@@ -163,7 +202,9 @@ static q_status convert(q_err *err)
     fmt_src *src = NULL;
     cvt_plan *p = NULL;
 
+    o.cal.run.search = o.cvt.smooth && o.cvt.alpha == CVT_ALPHA_AUTO;
     Q_TRY(fmt_src_open(&src, o.cvt.input, err));
+    Q_TRY(cvt_plan_takes(src, err));
     Q_TRY(cvt_plan_build(&p, src,
                          &(cvt_plan_opts){ .ranks = o.cvt.ranks,
                                            .store = o.cvt.store,
@@ -182,36 +223,6 @@ out:
     return st;
 }
 
-static q_status verify(q_err *err)
-{
-    q_status st = Q_OK;
-    cvt_verify_report r;
-    q_err why = { 0 };
-    fmt_json *v = NULL;
-    const int n = cvt_pool_threads(o.cli.threads);
-    const q_status found = cvt_verify(&r, o.cvt.verify, n, &o.cli.log, stop, &why);
-
-    if (found != Q_OK && !r.n_bad) /* it could not look: there is no report */
-        Q_FAIL(err, found, "%s", why.msg);
-    if (o.cli.json) {
-        Q_TRY(fmt_json_new(&v, err));
-        Q_TRY(fmt_json_put_str(v, "directory", o.cvt.verify, err));
-        Q_TRY(cvt_verify_json(v, &r, err));
-        Q_TRY(print_json(v, err));
-    } else if (found == Q_OK) {
-        printf("%s: %llu files, %llu bytes, all as written, root %s\n", o.cvt.verify,
-               (unsigned long long)r.files, (unsigned long long)r.bytes, r.root_sha256);
-    } else {
-        fputs(r.bad.data, stdout);
-    }
-    if (found != Q_OK)
-        Q_FAIL(err, found, "%s", why.msg);
-out:
-    fmt_json_free(v);
-    cvt_verify_free(&r);
-    return st;
-}
-
 int main(int argc, char **argv)
 {
     q_err err = { 0 };
@@ -223,7 +234,9 @@ int main(int argc, char **argv)
 #endif
     stop = q_cli_catch_signals();
     if (st == Q_OK)
-        st = o.cvt.verify ? verify(&err) : convert(&err);
+        st = o.cvt.verify            ? cvt_verify_cli(o.cvt.verify, &o.cli, stop, &err)
+             : o.cvt.to == CVT_TO_FT ? convert(&err)
+                                     : cvt_rewrite_cli(&o.cvt, &o.cli, stop, &err);
     if (st == Q_ECANCEL && (o.cvt.smooth || o.cvt.kv_scales))
         q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
                    o.cvt.output);

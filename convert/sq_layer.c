@@ -263,8 +263,15 @@ q_status cvt_sq_load(cvt_sq *q, int64_t layer, const volatile sig_atomic_t *stop
     qnt_ranges_free(&q->ranges);
     Q_TRY(qnt_ranges_alloc(&q->ranges, q->m, err));
     qnt_ranges_join(&q->ranges, &q->p->ranges[layer], q->m);
-    if (q->p->opt.smooth)
-        Q_TRY(qnt_smooth_layer(&q->layer, &q->ranges, q->m, q->p->opt.alpha, err));
+    if (q->p->opt.smooth) {
+        double alpha[FMT_ROLES];
+
+        for (int i = 0; i < FMT_ROLES; i++)
+            alpha[i] = q->p->opt.alpha == CVT_ALPHA_AUTO ? q->ranges.alpha[i] : q->p->opt.alpha;
+        Q_TRY(qnt_smooth_layer(&q->layer, &q->ranges, q->m, alpha, err));
+    }
+    if (q->p->after)
+        qnt_ranges_join(&q->p->after[layer], &q->ranges, q->m);
     pool.n = q->n_strips;
     pool.job = round_strip;
     Q_TRY(cvt_pool_run(&pool, err));

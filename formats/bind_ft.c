@@ -111,7 +111,7 @@ q_status fmt_bind_ft(fmt_src *s, q_err *err)
     s->layout = c.layout;
     Q_TRY(fmt_model_parse(&s->model, s->config, path, err));
     Q_TRY(fmt_ft_check_ranks(&s->model, s->layout.ranks, err));
-    Q_TRY(fmt_gen_config_read(&s->gen, s->dir, err));
+    Q_TRY(fmt_gen_config_read(&s->gen, &(fmt_files){ .dir = s->dir }, err));
     Q_TRY(fmt_src_alloc(s, err));
     while (fmt_ft_file_at(&f, &s->model, &s->layout, n))
         n++;

@@ -33,7 +33,7 @@ static q_status count(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
     uint64_t *bytes = self;
 
     (void)err;
-    if (ref.role != FMT_TOK_EMBD && ref.part <= FMT_BIAS)
+    if (ref.role != FMT_TOK_EMBD && (ref.part <= FMT_BIAS || ref.part >= FMT_QWEIGHT))
         *bytes += (uint64_t)(b.n1 * b.k1) * fmt_dtype_bytes(fmt_src_dtype(s, ref));
     return Q_OK;
 }
@@ -57,9 +57,10 @@ static const char *dtype_of(const fmt_src *s)
     return fmt_dtype_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
 }
 
-/* The number formats of the linears as the runtime calls them: "f16", "f16 w8a8 kv8" */
+/* The number formats of the linears as the runtime calls them: "f16", "f16 w8a8 kv8", "w4g" */
 static void scheme_of(char out[32], const fmt_src *s)
 {
+    const fmt_packing *p = fmt_src_packing(s);
     const char *name =
         fmt_dtype_st_name(fmt_src_dtype(s, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_WEIGHT }));
     const unsigned sets = fmt_src_layout(s)->sets;
@@ -67,6 +68,8 @@ static void scheme_of(char out[32], const fmt_src *s)
 
     for (; name[n] && n < 8; n++)
         out[n] = (char)tolower((unsigned char)name[n]);
+    if (p)
+        n = (size_t)snprintf(out, 32, "w%dg", p->bits);
     snprintf(out + n, 32 - n, "%s%s", sets & FMT_FT_W8A8 ? " w8a8" : "",
              sets & FMT_FT_KV8 ? " kv8" : "");
 }
@@ -97,6 +100,24 @@ out:
 q_status fmt_tensors_json(fmt_json *list, const fmt_src *s, q_err *err)
 {
     return each(s, put_tensor, list, err);
+}
+
+static q_status put_packing(fmt_json *doc, const fmt_packing *p, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_json *v;
+
+    if (!p)
+        return fmt_json_put_null(doc, "quantization", err);
+    Q_TRY(fmt_json_put_obj(&v, doc, "quantization", err));
+    Q_TRY(fmt_json_put_str(v, "layout", p->layout->name, err));
+    Q_TRY(fmt_json_put_str(v, "method", p->method, err));
+    Q_TRY(fmt_json_put_int(v, "bits", p->bits, err));
+    Q_TRY(fmt_json_put_int(v, "group_size", p->group, err));
+    Q_TRY(fmt_json_put_bool(v, "sym", p->sym, err));
+    Q_TRY(fmt_json_put_bool(v, "desc_act", p->desc_act, err));
+out:
+    return st;
 }
 
 q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
@@ -130,6 +151,7 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
     Q_TRY(fmt_json_put_bool(doc, "tied_head", m->tied, err));
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         Q_TRY(fmt_json_put_int(doc, sizes[i].key, sizes[i].value, err));
+    Q_TRY(put_packing(doc, fmt_src_packing(s), err));
 out:
     return st;
 }
@@ -161,13 +183,20 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(s);
+    const fmt_packing *p = fmt_src_packing(s);
     const double n = (double)fmt_model_params(m);
-    char scheme[32];
+    char scheme[32], groups[96];
 
     scheme_of(scheme, s);
 
     Q_TRY(q_buf_printf(out, err, "%s\n  container   %s", fmt_src_dir(s),
-                       strcmp(fmt_src_kind(s), "ft") == 0 ? "FT directory" : "Hugging Face"));
+                       strcmp(fmt_src_kind(s), "ft") == 0   ? "FT directory"
+                       : strcmp(fmt_src_kind(s), "h5") == 0 ? "archive"
+                                                            : "Hugging Face"));
+    if (p) {
+        fmt_packing_text(groups, sizeof groups, p);
+        Q_TRY(q_buf_printf(out, err, ", %s: %s", p->layout->name, groups));
+    }
     if (fmt_src_ranks(s) > 1)
         Q_TRY(q_buf_printf(out, err, ", cut for %d ranks", fmt_src_ranks(s)));
     Q_TRY(q_buf_printf(out, err,

@@ -115,6 +115,8 @@ const fmt_name_row *fmt_family_names(const fmt_family *f, fmt_role role); /* NUL
 int fmt_name_match(const char *pattern, const char *name, int64_t *layer);
 /* pattern with '#' replaced; "" suffix allowed; 0 when it does not fit into cap bytes */
 int fmt_name_make(char *out, size_t cap, const char *pattern, int64_t layer, const char *suffix);
+/* Rows of the tensor that names->tensor[piece] is. */
+int64_t fmt_piece_rows(const fmt_name_row *names, int piece, const fmt_model *m);
 int64_t fmt_model_params(const fmt_model *m); /* number of parameters, a tied head once */
 
 #endif

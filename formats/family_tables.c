@@ -43,8 +43,7 @@ const fmt_family fmt_families[] = {
         .refuse = { { "rotary_pct", "1.0", "partial rotary embeddings" },
                     { "no_bias", "true", "biases in every linear" },
                     { "rope_scaling", "null", "scaled rotary embeddings" },
-                    { "use_sliding_window", "false", "sliding windows" },
-                    { "quantization_config", "null", "quantized checkpoints" } },
+                    { "use_sliding_window", "false", "sliding windows" } },
     },
     {
         /* Qwen1.5, Qwen2, Qwen2.5 and their relatives of the same architecture (QwQ, Coder, Math).
@@ -80,8 +79,7 @@ const fmt_family fmt_families[] = {
         .ignore = { "model.layers.#.self_attn.rotary_emb.inv_freq" },
         .refuse = { { "hidden_act", "\"silu\"", "other activations than silu" },
                     { "use_sliding_window", "false", "sliding windows" },
-                    { "use_mrope", "false", "multimodal rotary embeddings" },
-                    { "quantization_config", "null", "quantized checkpoints" } },
+                    { "use_mrope", "false", "multimodal rotary embeddings" } },
     },
     {
         /* Qwen3, dense.  head_dim is a size of its own; q and k are normalised per head. */
@@ -116,8 +114,7 @@ const fmt_family fmt_families[] = {
                    { FMT_LM_HEAD, { "lm_head" } } },
         .refuse = { { "hidden_act", "\"silu\"", "other activations than silu" },
                     { "attention_bias", "false", "biases in the attention" },
-                    { "use_sliding_window", "false", "sliding windows" },
-                    { "quantization_config", "null", "quantized checkpoints" } },
+                    { "use_sliding_window", "false", "sliding windows" } },
     },
     {
         /* ChatGLM2-6B, ChatGLM3-6B, ChatGLM3-6B-32K.  The original ChatGLM-6B has another block and
@@ -160,8 +157,7 @@ const fmt_family fmt_families[] = {
                     { "original_rope", "true", "other rotary embeddings" },
                     { "rope_scaling", "null", "scaled rotary embeddings" },
                     { "pre_seq_len", "null", "trained prefixes" },
-                    { "quantization_bit", "0", "quantized checkpoints" },
-                    { "quantization_config", "null", "quantized checkpoints" } },
+                    { "quantization_bit", "0", "quantized checkpoints" } },
     },
     { 0 },
 };

@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "formats/base/q_file.h"
-
 #define FILE_MAX ((size_t)1 << 20)
 
 static q_status parse_eos(fmt_gen_config *g, const fmt_json *doc, q_err *err)
@@ -71,16 +69,17 @@ q_status fmt_gen_config_parse(fmt_gen_config *g, const fmt_json *doc, const char
     return st == Q_OK ? Q_OK : q_fail(err, st, "%s: %s", file, inner.msg);
 }
 
-q_status fmt_gen_config_read(fmt_gen_config *g, const char *dir, q_err *err)
+q_status fmt_gen_config_read(fmt_gen_config *g, const fmt_files *files, q_err *err)
 {
+    static const char name[] = "generation_config.json";
     q_status st = Q_OK;
-    char *path = q_path_join(dir, "generation_config.json");
+    char *path = fmt_files_path(files, name);
     fmt_json *doc = NULL;
 
     if (!path)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    if (q_path_exists(path))
-        Q_TRY(fmt_json_read(&doc, path, FILE_MAX, err));
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", files->dir);
+    if (fmt_files_has(files, name))
+        Q_TRY(fmt_files_json(&doc, files, name, FILE_MAX, err));
     Q_TRY(fmt_gen_config_parse(g, doc, path, err));
 out:
     fmt_json_free(doc);

@@ -1,7 +1,7 @@
 /* generation_config.json: how a checkpoint wants to be sampled and where replies end.
  *
  *     fmt_gen_config g;
- *     Q_TRY(fmt_gen_config_read(&g, dir, err));      (an absent file gives the defaults)
+ *     Q_TRY(fmt_gen_config_read(&g, &files, err));      (an absent file gives the defaults)
  *
  * eos_token_id may be a number or a list.  Threads: a plain value. */
 #ifndef FMT_GEN_CONFIG_H
@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "formats/base/q_err.h"
+#include "formats/files.h"
 #include "formats/json.h"
 
 #define FMT_MAX_EOS 16
@@ -27,7 +28,7 @@ typedef struct fmt_gen_config {
     char chat_format[32]; /* "chatml", "raw", "" when not given */
 } fmt_gen_config;
 
-q_status fmt_gen_config_read(fmt_gen_config *g, const char *dir, q_err *err);
+q_status fmt_gen_config_read(fmt_gen_config *g, const fmt_files *files, q_err *err);
 q_status fmt_gen_config_parse(fmt_gen_config *g, const fmt_json *doc, const char *file, q_err *err);
 
 #endif

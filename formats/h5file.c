@@ -10,6 +10,8 @@
 
 void fmt_h5_quiet(void)
 {
+    (void)
+        H5dont_atexit(); /* what a damaged file left behind makes the clean-up at exit fall over */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
@@ -95,6 +97,22 @@ void fmt_h5_hash(char hex[FMT_H5_HEX], const void *v, size_t n)
     q_hex(hex, digest, sizeof digest);
 }
 
+void fmt_h5_root_add(q_sha256 *root, const char *hex, const char *name)
+{
+    q_sha256_update(root, hex, 64);
+    q_sha256_update(root, "  ", 2);
+    q_sha256_update(root, name, strlen(name));
+    q_sha256_update(root, "\n", 1);
+}
+
+void fmt_h5_root_hex(char hex[FMT_H5_HEX], q_sha256 *root)
+{
+    uint8_t digest[32];
+
+    q_sha256_final(root, digest);
+    q_hex(hex, digest, sizeof digest);
+}
+
 q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err)
 {
     q_status st = Q_OK;
@@ -120,6 +138,19 @@ out:
     q_file_close(f);
     fmt_h5_close(h);
     return st;
+}
+
+int fmt_h5_is_file(const char *path)
+{
+    static const char sign[] = { '\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n' };
+    q_file *f = NULL;
+    char head[sizeof sign];
+    const int yes = q_file_open(&f, path, NULL) == Q_OK &&
+                    q_file_pread(f, head, sizeof head, 0, NULL) == Q_OK &&
+                    memcmp(head, sign, sizeof sign) == 0;
+
+    q_file_close(f);
+    return yes;
 }
 
 void fmt_h5_close(fmt_h5 *h)
@@ -244,6 +275,37 @@ q_status fmt_h5_stat(const fmt_h5 *h, const char *name, fmt_h5_info *out, q_err 
 
     Q_TRY(fmt_h5_open_set(&set, h, name, err));
     Q_TRY(stat_set(h, set, name, out, err));
+out:
+    if (set >= 0)
+        H5Dclose(set);
+    return st;
+}
+
+int fmt_h5_is_group(const fmt_h5 *h, const char *name)
+{
+    H5O_info_t info;
+
+    return fmt_h5_has(h, name) && H5Oget_info_by_name(h->file, name, &info, H5P_DEFAULT) >= 0 &&
+           info.type == H5O_TYPE_GROUP;
+}
+
+q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint64_t *bytes,
+                      q_err *err)
+{
+    q_status st = Q_OK;
+    hid_t set = -1;
+    haddr_t at;
+
+    Q_TRY(fmt_h5_open_set(&set, h, name, err));
+    *bytes = H5Dget_storage_size(set);
+    at = H5Dget_offset(set);
+    *offset = 0;
+    if (*bytes > 0 && at == HADDR_UNDEF)
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: '%s' is chunked or compressed: undo it with h5repack -l CONTI -f NONE", h->path,
+               name);
+    if (*bytes > 0)
+        *offset = at;
 out:
     if (set >= 0)
         H5Dclose(set);

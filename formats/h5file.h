@@ -46,12 +46,25 @@ q_status fmt_h5_put_bytes(fmt_h5w *w, const char *name, const void *p, size_t n,
 q_status fmt_h5_attr_str(fmt_h5w *w, const char *name, const char *key, const char *v, q_err *err);
 q_status fmt_h5_attr_int(fmt_h5w *w, const char *name, const char *key, int64_t v, q_err *err);
 q_status fmt_h5_attr_real(fmt_h5w *w, const char *name, const char *key, double v, q_err *err);
+/* The same as fmt_h5_put with the data in strips: fill writes rows r0 .. r0 + n - 1 of the first
+ * dimension into dst. */
+typedef q_status (*fmt_h5_fill)(void *self, int64_t r0, int64_t n, void *dst, q_err *err);
+q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim,
+                         const int64_t *shape, fmt_h5_fill fill, void *self, q_err *err);
+/* The attribute content_root_sha256 of the file: SHA-256 of a line "<sha256>  <name>" LF for every
+ * dataset, in order.  After it no dataset may be put.  hex may be NULL. */
+#define FMT_H5_ROOT "content_root_sha256"
+q_status fmt_h5_put_root(fmt_h5w *w, char hex[65], q_err *err);
+/* Everything is on the disk under a temporary name, which *part tells (valid until close), and may
+ * be looked at; then commit gives it its name.  Commit alone does both. */
+q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err);
 q_status fmt_h5_commit(fmt_h5w *w, q_err *err);
 void fmt_h5w_close(fmt_h5w *w); /* without a commit nothing is left */
 
 /* Errors: Q_ENOINPUT, Q_EFORMAT (no HDF5 file, cut short, wrong type or shape, absent), Q_EIO. */
 q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err);
 void fmt_h5_close(fmt_h5 *h);
+int fmt_h5_is_file(const char *path); /* 1: a regular file with the signature of HDF5 */
 int fmt_h5_has(const fmt_h5 *h, const char *name); /* a dataset or group of this name */
 typedef struct fmt_h5_info {
     fmt_dtype dtype;
@@ -60,6 +73,11 @@ typedef struct fmt_h5_info {
     uint64_t bytes;
 } fmt_h5_info;
 q_status fmt_h5_stat(const fmt_h5 *h, const char *name, fmt_h5_info *out, q_err *err);
+int fmt_h5_is_group(const fmt_h5 *h, const char *name);
+/* Where the bytes of a dataset of any type lie in the file, for reading them without the library.
+ * Errors: Q_EFORMAT (chunked or compressed: it has no one place). */
+q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint64_t *bytes,
+                      q_err *err);
 /* The dataset must have this type and shape.  v [shape]. */
 q_status fmt_h5_read(const fmt_h5 *h, const char *name, fmt_dtype dtype, int ndim,
                      const int64_t *shape, void *v, q_err *err);
@@ -75,7 +93,8 @@ q_status fmt_h5_get_real(const fmt_h5 *h, const char *name, const char *key, dou
 q_status fmt_h5_each(const fmt_h5 *h, const char *group,
                      q_status (*fn)(void *self, const char *member, q_err *err), void *self,
                      q_err *err);
-/* Compares the whole file with its last line, and every dataset with its sha256.  A file without
+/* Compares the whole file with its last line, every dataset with its sha256, and these with
+ * content_root_sha256 where the file has one.  A file without
  * the line was rewritten by another program: then only the datasets are compared, and *whole is 0.
  * Errors: Q_EFORMAT naming what differs. */
 q_status fmt_h5_verify(const char *path, int *whole, q_err *err);

@@ -28,5 +28,8 @@ hid_t fmt_h5_type(fmt_dtype t); /* of the file and of memory alike; -1: none.  N
 /* "/a/b": absolute, no empty part, no dots, printable ASCII */
 q_status fmt_h5_check_name(const char *path, const char *name, q_err *err);
 void fmt_h5_hash(char hex[FMT_H5_HEX], const void *v, size_t n);
+/* One dataset more in the hash of all; hex of what was added so far (root is used up). */
+void fmt_h5_root_add(q_sha256 *root, const char *hex, const char *name);
+void fmt_h5_root_hex(char hex[FMT_H5_HEX], q_sha256 *root);
 
 #endif

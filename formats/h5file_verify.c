@@ -3,6 +3,7 @@
  * as it lies there, without a buffer of its size. */
 #include <string.h>
 
+#include "formats/apart.h"
 #include "formats/base/q_file.h"
 #include "formats/h5file_impl.h"
 
@@ -104,6 +105,7 @@ typedef struct check {
     const q_file *f;
     const char *group;
     int depth;
+    q_sha256 *root; /* over the datasets so far */
 } check;
 
 static q_status check_set(const check *c, const char *name, q_err *err)
@@ -124,6 +126,7 @@ static q_status check_set(const check *c, const char *name, q_err *err)
     if (strcmp(got, want) != 0)
         Q_FAIL(err, Q_EFORMAT, "%s: '%s' was changed: its sha256 is %s, the file says %s",
                c->h->path, name, got, want);
+    fmt_h5_root_add(c->root, got, name);
 out:
     if (type >= 0)
         H5Tclose(type);
@@ -145,8 +148,8 @@ static q_status check_member(void *self, const char *member, q_err *err)
     if (H5Oget_info_by_name(c->h->file, name, &info, H5P_DEFAULT) < 0)
         Q_TRY(fmt_h5_fail(err, Q_EFORMAT, c->h->path, name, "cannot look at it"));
     if (info.type == H5O_TYPE_GROUP)
-        Q_TRY(
-            fmt_h5_each(c->h, name, check_member, &(check){ c->h, c->f, name, c->depth + 1 }, err));
+        Q_TRY(fmt_h5_each(c->h, name, check_member,
+                          &(check){ c->h, c->f, name, c->depth + 1, c->root }, err));
     else
         Q_TRY(check_set(c, name, err));
 out:
@@ -175,18 +178,60 @@ out:
     return st;
 }
 
+/* The hash of all datasets against the attribute of the file, where there is one. */
+static q_status check_root(const fmt_h5 *h, q_sha256 *root, q_err *err)
+{
+    q_status st = Q_OK;
+    char want[FMT_H5_HEX], got[FMT_H5_HEX];
+
+    if (H5Aexists_by_name(h->file, "/", FMT_H5_ROOT, H5P_DEFAULT) <= 0)
+        return Q_OK;
+    Q_TRY(fmt_h5_get_str(h, "/", FMT_H5_ROOT, want, sizeof want, err));
+    fmt_h5_root_hex(got, root);
+    if (strcmp(got, want) != 0)
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: its datasets were changed: " FMT_H5_ROOT " is %s, the file says %s", h->path,
+               got, want);
+out:
+    return st;
+}
+
+/* In a process of its own: the file may be anything. */
+static q_status check_sets(void *self, q_buf *out, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *path = self;
+    q_file *f = NULL;
+    fmt_h5 *h = NULL;
+    q_sha256 root;
+
+    (void)out;
+    q_sha256_init(&root);
+    Q_TRY(q_file_open(&f, path, err));
+    Q_TRY(fmt_h5_open(&h, path, err));
+    Q_TRY(fmt_h5_each(h, "/", check_member, &(check){ h, f, "", 0, &root }, err));
+    Q_TRY(check_root(h, &root, err));
+out:
+    fmt_h5_close(h);
+    q_file_close(f);
+    return st;
+}
+
 q_status fmt_h5_verify(const char *path, int *whole, q_err *err)
 {
     q_status st = Q_OK;
     q_file *f = NULL;
-    fmt_h5 *h = NULL;
+    char *copy = q_strdup(path);
+    q_buf none = { 0 };
 
+    if (!copy)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     Q_TRY(q_file_open(&f, path, err));
     Q_TRY(check_seal(f, whole, err));
-    Q_TRY(fmt_h5_open(&h, path, err));
-    Q_TRY(fmt_h5_each(h, "/", check_member, &(check){ h, f, "", 0 }, err));
+    Q_TRY(fmt_apart(&none, path, check_sets, copy, err));
 out:
-    fmt_h5_close(h);
+    q_buf_free(&none);
+    q_free(copy);
     q_file_close(f);
     return st;
 }

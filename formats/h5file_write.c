@@ -13,7 +13,8 @@
 struct fmt_h5w {
     char *path, *part;
     hid_t file, set_plist;
-    int committed;
+    int finished, committed;
+    q_sha256 root; /* over the names and hashes of all datasets */
 };
 
 q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
@@ -25,6 +26,7 @@ q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
     if (!w)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     w->file = w->set_plist = -1;
+    q_sha256_init(&w->root);
     fmt_h5_quiet();
     if (!force && q_path_exists(path))
         Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
@@ -84,13 +86,25 @@ out:
     return st;
 }
 
+/* The hash of a dataset that is complete. */
+static q_status put_hash(fmt_h5w *w, const char *name, q_sha256 *h, q_err *err)
+{
+    char hex[FMT_H5_HEX];
+    uint8_t digest[32];
+
+    q_sha256_final(h, digest);
+    q_hex(hex, digest, sizeof digest);
+    fmt_h5_root_add(&w->root, hex, name);
+    return fmt_h5_attr_str(w, name, "sha256", hex, err);
+}
+
 /* type: of the file and of memory */
 static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const void *v,
                     size_t bytes, q_err *err)
 {
     q_status st = Q_OK;
     hid_t set = -1;
-    char hex[FMT_H5_HEX];
+    q_sha256 hash;
 
     Q_TRY(fmt_h5_check_name(w->path, name, err));
     Q_TRY(make_groups(w, name, err));
@@ -99,8 +113,9 @@ static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
     if (bytes > 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot write"));
-    fmt_h5_hash(hex, v, bytes);
-    Q_TRY(fmt_h5_attr_str(w, name, "sha256", hex, err));
+    q_sha256_init(&hash);
+    q_sha256_update(&hash, v, bytes);
+    Q_TRY(put_hash(w, name, &hash, err));
 out:
     if (set >= 0)
         H5Dclose(set);
@@ -132,6 +147,83 @@ out:
     if (space >= 0)
         H5Sclose(space);
     return st;
+}
+
+#define STRIP_BYTES ((size_t)16 << 20)
+
+static q_status write_strip(fmt_h5w *w, const char *name, hid_t set, hid_t space, fmt_dtype dtype,
+                            int ndim, const hsize_t *from, const hsize_t *count, const void *v,
+                            q_err *err)
+{
+    q_status st = Q_OK;
+    const hid_t memory = H5Screate_simple(ndim, count, NULL);
+
+    if (memory < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, from, NULL, count, NULL) < 0 ||
+        H5Dwrite(set, fmt_h5_type(dtype), memory, space, H5P_DEFAULT, v) < 0)
+        st = fmt_h5_fail(err, Q_EIO, w->path, name, "cannot write");
+    if (memory >= 0)
+        H5Sclose(memory);
+    return st;
+}
+
+q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim,
+                         const int64_t *shape, fmt_h5_fill fill, void *self, q_err *err)
+{
+    q_status st = Q_OK;
+    hsize_t count[FMT_H5_DIMS], from[FMT_H5_DIMS] = { 0 };
+    size_t row = fmt_dtype_bytes(dtype);
+    int64_t strip;
+    hid_t space = -1, set = -1;
+    q_sha256 hash;
+    char *v = NULL;
+
+    for (int i = 0; i < ndim; i++)
+        count[i] = (hsize_t)shape[i];
+    for (int i = 1; i < ndim; i++)
+        if (!q_mul_ok(row, (size_t)shape[i], &row))
+            Q_FAIL(err, Q_EBUG, "%s: %s: dimension %d is %lld", w->path, name, i,
+                   (long long)shape[i]);
+    strip = row < STRIP_BYTES ? (int64_t)(STRIP_BYTES / row) : 1;
+    strip = strip < shape[0] ? strip : shape[0];
+    if (!(v = q_malloc((size_t)strip * row)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", w->path, (size_t)strip * row);
+    Q_TRY(fmt_h5_check_name(w->path, name, err));
+    Q_TRY(make_groups(w, name, err));
+    space = H5Screate_simple(ndim, count, NULL);
+    set = H5Dcreate2(w->file, name, fmt_h5_type(dtype), space, H5P_DEFAULT, w->set_plist,
+                     H5P_DEFAULT);
+    if (set < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
+    q_sha256_init(&hash);
+    for (int64_t r = 0; r < shape[0]; r += strip) {
+        const int64_t n = r + strip < shape[0] ? strip : shape[0] - r;
+
+        Q_TRY(fill(self, r, n, v, err));
+        from[0] = (hsize_t)r;
+        count[0] = (hsize_t)n;
+        q_sha256_update(&hash, v, (size_t)n * row);
+        Q_TRY(write_strip(w, name, set, space, dtype, ndim, from, count, v, err));
+    }
+    Q_TRY(put_hash(w, name, &hash, err));
+    if (dtype == FMT_BF16)
+        Q_TRY(fmt_h5_attr_str(w, name, "dtype", "bfloat16", err));
+out:
+    q_free(v);
+    if (set >= 0)
+        H5Dclose(set);
+    if (space >= 0)
+        H5Sclose(space);
+    return st;
+}
+
+q_status fmt_h5_put_root(fmt_h5w *w, char hex[65], q_err *err)
+{
+    char text[FMT_H5_HEX];
+
+    fmt_h5_root_hex(text, &w->root);
+    if (hex)
+        memcpy(hex, text, sizeof text);
+    return fmt_h5_attr_str(w, "/", FMT_H5_ROOT, text, err);
 }
 
 static int is_text(const char *p, size_t n)
@@ -228,11 +320,12 @@ out:
     return st;
 }
 
-q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
+q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err)
 {
     q_status st = Q_OK;
     herr_t rc = H5Fflush(w->file, H5F_SCOPE_GLOBAL);
 
+    *part = w->part;
     if (rc < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot flush"));
     rc = H5Fclose(w->file);
@@ -240,6 +333,18 @@ q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
     if (rc < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot close"));
     Q_TRY(seal(w, err));
+    w->finished = 1;
+out:
+    return st;
+}
+
+q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *part;
+
+    if (!w->finished)
+        Q_TRY(fmt_h5_finish(w, &part, err));
     Q_TRY(q_rename_synced(w->part, w->path, err));
     w->committed = 1;
 out:

@@ -389,6 +389,11 @@ q_status fmt_json_put_bool(fmt_json *parent, const char *key, int v, q_err *err)
     return put(parent, key, json_boolean(v), err);
 }
 
+q_status fmt_json_put_copy(fmt_json *parent, const char *key, const fmt_json *v, q_err *err)
+{
+    return put(parent, key, json_deep_copy(in(v)), err);
+}
+
 q_status fmt_json_put_obj(fmt_json **out, fmt_json *parent, const char *key, q_err *err)
 {
     json_t *v = json_object();

@@ -77,6 +77,8 @@ q_status fmt_json_put_real(fmt_json *parent, const char *key, double v, q_err *e
 q_status fmt_json_put_str(fmt_json *parent, const char *key, const char *v, q_err *err);
 q_status fmt_json_put_null(fmt_json *parent, const char *key, q_err *err);
 q_status fmt_json_put_bool(fmt_json *parent, const char *key, int v, q_err *err);
+/* A deep copy of v. */
+q_status fmt_json_put_copy(fmt_json *parent, const char *key, const fmt_json *v, q_err *err);
 q_status fmt_json_put_obj(fmt_json **out, fmt_json *parent, const char *key, q_err *err);
 q_status fmt_json_put_arr(fmt_json **out, fmt_json *parent, const char *key, q_err *err);
 /* Text of a document: indent 0 gives one line; keys stay in insertion order; reals have

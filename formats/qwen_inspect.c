@@ -1,33 +1,38 @@
-/* qwen-inspect: what a model directory is, from its headers alone: nothing of the weights is read.
- */
+/* qwen-inspect: what a model is, from its headers alone: nothing of the weights is read, unless
+ * --verify asks for every byte. */
 #include <stdio.h>
 
+#include "convert/rewrite_cli.h"
 #include "formats/base/q_cli.h"
 #include "formats/describe.h"
 #include "formats/text/chat_detect.h"
 
-enum { KEY_TENSORS = 0x100 };
+enum { KEY_TENSORS = 0x100, KEY_VERIFY };
 
 static struct opts {
     q_cli cli;
     const char *model;
-    int tensors;
+    int tensors, verify;
 } o;
 
 static const struct argp_option options[] = {
     { "tensors", KEY_TENSORS, 0, 0, "List every tensor: role, layer, type, shape, where it is", 0 },
+    { "verify", KEY_VERIFY, 0, 0,
+      "Check every byte: an archive, or an FT directory against its manifest.json", 0 },
     { 0 },
 };
 
 static const char doc[] =
-    "Say what a model directory is: family, sizes, types, what a decode step reads, and which "
+    "Say what a model is: family, sizes, types, what a decode step reads, and which "
     "commands apply to it."
     "\v"
     "Examples:\n"
     "  qwen-inspect Qwen2.5-7B-Instruct\n"
     "  qwen-inspect ft/1-gpu --tensors | less\n"
-    "  qwen-inspect Qwen3-8B --json\n\n"
-    "MODEL is a Hugging Face directory or an FT directory.  Only headers are read.\n\n"
+    "  qwen-inspect Qwen3-8B --json\n"
+    "  qwen-inspect q7.h5 --verify\n\n"
+    "MODEL is a Hugging Face directory, an FT directory or an archive (.h5).  Only headers are "
+    "read, but for --verify.\n\n"
     "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed, 78 "
     "not "
     "supported.";
@@ -40,6 +45,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_TENSORS:
         o.tensors = 1;
+        return 0;
+    case KEY_VERIFY:
+        o.verify = 1;
         return 0;
     case ARGP_KEY_ARG:
         if (o.model)
@@ -71,7 +79,7 @@ enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 /* The chat format that the files of the model name, or "unknown". */
 static const char *chat_name(const fmt_src *s)
 {
-    const txt_chat_files files = { .dir = fmt_src_dir(s),
+    const txt_chat_files files = { .files = fmt_src_files(s),
                                    .chat_format = fmt_src_gen(s)->chat_format,
                                    .config = fmt_src_config(s) };
     txt_chat_format f;
@@ -139,9 +147,11 @@ static q_status run(q_err *err)
     fmt_src *s = NULL;
     txt_tok *tok = NULL;
     q_err no_tok = { 0 };
+    fmt_files files;
 
     Q_TRY(fmt_src_open(&s, o.model, err));
-    if (txt_tok_open(&tok, fmt_src_dir(s), &no_tok) == Q_ENOMEM)
+    files = fmt_src_files(s);
+    if (txt_tok_open_files(&tok, &files, &no_tok) == Q_ENOMEM)
         Q_FAIL(err, Q_ENOMEM, "%s", no_tok.msg);
     if (o.cli.json)
         Q_TRY(print_json(s, tok, err));
@@ -159,6 +169,6 @@ int main(int argc, char **argv)
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 
     if (st == Q_OK)
-        st = run(&err);
+        st = o.verify ? cvt_verify_cli(o.model, &o.cli, NULL, &err) : run(&err);
     return q_cli_exit(&o.cli, st, &err);
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "formats/base/q_file.h"
+#include "formats/h5file.h"
 #include "formats/source_impl.h"
 #include "formats/turn.h"
 
@@ -55,6 +56,11 @@ q_status fmt_src_add_seg(fmt_src *s, fmt_slot *slot, const fmt_seg *seg, q_err *
     return Q_OK;
 }
 
+static int is_packed(const fmt_src *s, fmt_role role, int64_t layer)
+{
+    return fmt_src_slot(s, (fmt_ref){ role, layer, FMT_QWEIGHT })->present;
+}
+
 q_status fmt_src_check(const fmt_src *s, q_err *err)
 {
     for (int r = 0; r < FMT_ROLES; r++) {
@@ -65,7 +71,9 @@ q_status fmt_src_check(const fmt_src *s, q_err *err)
             continue;
         for (int64_t l = 0; l < (role->per_layer ? s->model.layers : 1); l++)
             for (int p = FMT_WEIGHT; p <= (names->bias ? FMT_BIAS : FMT_WEIGHT); p++) {
-                const fmt_slot *slot = fmt_src_slot(s, (fmt_ref){ (fmt_role)r, l, (fmt_part)p });
+                const fmt_part part =
+                    p == FMT_WEIGHT && is_packed(s, (fmt_role)r, l) ? FMT_QWEIGHT : (fmt_part)p;
+                const fmt_slot *slot = fmt_src_slot(s, (fmt_ref){ (fmt_role)r, l, part });
                 int64_t covered = 0;
 
                 for (size_t i = 0; i < slot->n_seg; i++) {
@@ -93,7 +101,9 @@ static q_status resolve(char **out, const char *path, q_err *err)
         Q_FAIL(err, Q_ENOINPUT, "%s: no such model directory", path);
     if (!d && errno == ENOTDIR)
         Q_FAIL(err, Q_EFORMAT,
-               "%s: not a directory; a model is a directory with config.json or config.ini", path);
+               "%s: neither a directory nor an HDF5 file; a model is a directory with config.json "
+               "or config.ini, or an archive",
+               path);
     if (!d)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open the model directory", path);
     if (faccessat(dirfd(d), "config.json", F_OK, 0) == 0 ||
@@ -134,11 +144,19 @@ q_status fmt_src_open(fmt_src **out, const char *path, q_err *err)
     if (!s)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     s->layout = (fmt_ft_layout){ .ranks = 1, .store = FMT_F16 };
-    Q_TRY(resolve(&s->dir, path, err));
-    if (!(ini = q_path_join(s->dir, "config.ini")))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    s->kind = q_path_exists(ini) ? "ft" : "hf"; /* an FT directory also carries config.json */
-    Q_TRY(strcmp(s->kind, "ft") == 0 ? fmt_bind_ft(s, err) : fmt_bind_hf(s, err));
+    s->packing.layout = fmt_pack_layout_get(FMT_PACK_GPTQ);
+    if (fmt_h5_is_file(path)) {
+        s->kind = "h5";
+        if (!(s->dir = q_strdup(path)))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+        Q_TRY(fmt_bind_h5(s, err));
+    } else {
+        Q_TRY(resolve(&s->dir, path, err));
+        if (!(ini = q_path_join(s->dir, "config.ini")))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+        s->kind = q_path_exists(ini) ? "ft" : "hf"; /* an FT directory also carries config.json */
+        Q_TRY(strcmp(s->kind, "ft") == 0 ? fmt_bind_ft(s, err) : fmt_bind_hf(s, err));
+    }
     Q_TRY(fmt_src_check(s, err));
     *out = s;
     s = NULL;
@@ -158,6 +176,7 @@ void fmt_src_close(fmt_src *s)
     q_free(s->slot);
     q_free(s->seg);
     fmt_hf_close(s->hf);
+    fmt_arch_close(s->arch);
     fmt_json_free(s->doc);
     q_free(s->dir);
     q_free(s);
@@ -176,6 +195,16 @@ const fmt_gen_config *fmt_src_gen(const fmt_src *s)
 const char *fmt_src_dir(const fmt_src *s)
 {
     return s->dir;
+}
+
+fmt_files fmt_src_files(const fmt_src *s)
+{
+    return (fmt_files){ .dir = s->dir, .arch = s->arch };
+}
+
+const fmt_packing *fmt_src_packing(const fmt_src *s)
+{
+    return s->packing.bits ? &s->packing : NULL;
 }
 
 const char *fmt_src_kind(const fmt_src *s)
@@ -214,6 +243,10 @@ const char *fmt_part_name(fmt_part p)
         [FMT_SMOOTHER] = "smoother",
         [FMT_K_SCALE] = "k_scale",
         [FMT_V_SCALE] = "v_scale",
+        [FMT_QWEIGHT] = "qweight",
+        [FMT_QZEROS] = "qzeros",
+        [FMT_QSCALES] = "scales",
+        [FMT_G_IDX] = "g_idx",
     };
 
     return name[p];
@@ -244,7 +277,7 @@ const char *fmt_src_name(const fmt_src *s, fmt_ref ref, int64_t n)
         const fmt_seg *g = &s->seg[slot->seg0 + i];
 
         if (n >= g->box.n0 && n < g->box.n1)
-            return s->hf ? fmt_hf_tensor(s->hf, g->store)->name : s->ft_file[g->store].name;
+            return s->ft_file ? s->ft_file[g->store].name : fmt_src_tensor(s, g->store)->name;
     }
     return "?";
 }
@@ -254,13 +287,13 @@ uint64_t fmt_src_bytes(const fmt_src *s)
     return s->bytes;
 }
 
-/* An open FT file, or nothing for HF, whose shards are open all the time: an FT directory can hold
+/* An open FT file, or nothing for the others, which are open all the time: an FT directory can hold
  * more files than a process may have descriptors. */
 static q_status seg_open(q_file **f, const fmt_src *s, const fmt_seg *g, q_err *err)
 {
     q_status st = Q_OK;
 
-    if (s->hf)
+    if (!s->ft_file)
         return Q_OK;
     Q_TRY(q_file_open_in(f, s->dir, s->ft_file[g->store].name, err));
     if (q_file_bytes(*f) != s->ft_file[g->store].bytes)
@@ -274,8 +307,8 @@ out:
 static q_status seg_read(const fmt_src *s, const q_file *f, const fmt_seg *g, uint64_t from,
                          size_t n, void *dst, q_err *err)
 {
-    return s->hf ? fmt_hf_read(s->hf, g->store, from, n, dst, err)
-                 : q_file_pread(f, dst, n, from, err);
+    return s->ft_file ? q_file_pread(f, dst, n, from, err)
+                      : fmt_src_tensor_read(s, g->store, from, n, dst, err);
 }
 
 /* b: box inside g->box.  dst: element (n0, k0) of b, rows ld elements apart. */

@@ -7,11 +7,12 @@
  *     Q_TRY(fmt_src_read(s, ref, all, buf, err));
  *
  * Containers: a Hugging Face directory (config.json beside safetensors), an FT directory
- * (config.ini).  Both give the same view: every role as one stacked [N, K] matrix (vectors are
- * [N, 1]), read by boxes, in the element type it is stored in.  At open every tensor of every role
- * is found and its shape checked; no tensor data is read, except biases that the family does not
- * have: they must be all zero, and run-time smoothers, which must be all ones.  A head tied to the
- * embedding reads as the embedding. Threads: fmt_src_read may be called from several threads. */
+ * (config.ini), a model archive (one HDF5 file, arch.h).  All give the same view: every role as
+ * one stacked [N, K] matrix (vectors are [N, 1]), read by boxes, in the element type it is stored
+ * in.  At open every tensor of every role is found and its shape checked; no tensor data is read,
+ * except biases that the family does not have: they must be all zero, and run-time smoothers, which
+ * must be all ones.  A head tied to the embedding reads as the embedding. Threads: fmt_src_read may
+ * be called from several threads. */
 #ifndef FMT_SOURCE_H
 #define FMT_SOURCE_H
 
@@ -21,7 +22,9 @@
 #include "formats/base/q_err.h"
 #include "formats/dtype.h"
 #include "formats/family.h"
+#include "formats/files.h"
 #include "formats/gen_config.h"
+#include "formats/packing.h"
 
 typedef struct fmt_src fmt_src;
 
@@ -43,6 +46,12 @@ typedef enum fmt_part {
     FMT_SMOOTHER,      /* [K] what the input would have to be divided by: all ones */
     FMT_K_SCALE,       /* [n_kv] of attn_qkv: 1 / s of a head of K after RoPE */
     FMT_V_SCALE,       /* [n_kv] and of V */
+    /* A linear quantized by groups has these in the place of FMT_WEIGHT, whose shape is still told.
+     * Words as they are stored, see packing.h: */
+    FMT_QWEIGHT, /* [N, K/pw] i32, or [N/pw, K] */
+    FMT_QZEROS,  /* [N/pw, G] i32; absent: every zero is the middle of the range */
+    FMT_QSCALES, /* [N, G] of a float type */
+    FMT_G_IDX,   /* [pieces, K] i32: group of each column; absent: k / group */
     FMT_PARTS
 } fmt_part;
 
@@ -58,16 +67,18 @@ typedef struct fmt_box {
     int64_t n0, n1, k0, k1; /* rows n0 .. n1-1, columns k0 .. k1-1 */
 } fmt_box;
 
-/* path: a directory.  For an FT model also its parent when it holds exactly one `<T>-gpu`.
- * Errors: Q_ENOINPUT, Q_EFORMAT, Q_ESHAPE, Q_ECONFIG, Q_EUNSUPPORTED. */
+/* path: a directory, or an archive.  For an FT model also its parent when it holds exactly one
+ * `<T>-gpu`. Errors: Q_ENOINPUT, Q_EFORMAT, Q_ESHAPE, Q_ECONFIG, Q_EUNSUPPORTED. */
 q_status fmt_src_open(fmt_src **out, const char *path, q_err *err);
 void fmt_src_close(fmt_src *s);
 const fmt_model *fmt_src_model(const fmt_src *s);    /* valid until close */
 const fmt_gen_config *fmt_src_gen(const fmt_src *s); /* generation_config.json or defaults */
-const char *fmt_src_dir(const fmt_src *s);           /* directory of tokenizer files */
-const char *fmt_src_kind(const fmt_src *s);          /* "hf" or "ft" */
-int fmt_src_ranks(const fmt_src *s);                 /* T of an FT directory, else 1 */
-const fmt_json *fmt_src_config(const fmt_src *s);    /* the keys of config.json */
+const char *fmt_src_dir(const fmt_src *s);           /* the directory or archive: for messages */
+fmt_files fmt_src_files(const fmt_src *s);           /* tokenizer and the like; valid until close */
+const char *fmt_src_kind(const fmt_src *s);          /* "hf", "ft" or "h5" */
+const fmt_packing *fmt_src_packing(const fmt_src *s); /* NULL: no linear is quantized by groups */
+int fmt_src_ranks(const fmt_src *s);                  /* T of an FT directory, else 1 */
+const fmt_json *fmt_src_config(const fmt_src *s);     /* the keys of config.json */
 struct fmt_ft_layout;
 /* What an FT directory holds (ft_names.h); of a Hugging Face one what a plain conversion would. */
 const struct fmt_ft_layout *fmt_src_layout(const fmt_src *s);

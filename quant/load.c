@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/repack.h"
 #include "quant/w8a8.h"
 
 #define STRIP_BYTES ((int64_t)16 << 20) /* f32 bytes of a strip: enough rows for every core */
@@ -226,30 +227,52 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
+/* t->scheme, N and K are set: codes and scales of a float or int8 source */
+static q_status load_codes(qnt_tensor *t, const fmt_src *src, fmt_ref ref, const qnt_load_opts *o,
+                           q_err *err)
+{
+    q_status st = Q_OK;
+    const int w8a8 = o->scheme && strcmp(o->scheme->name, "w8a8") == 0;
+    const fmt_ref stored = { ref.role, ref.layer, FMT_CODES_COL };
+    size_t bytes;
+
+    if (!q_mul_ok((size_t)t->N, qnt_row_bytes(t->scheme, t->K), &bytes) ||
+        !(t->codes = q_malloc(bytes)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for [%lld, %lld]", fmt_src_name(src, ref, 0),
+               (long long)t->N, (long long)t->K);
+    if (w8a8 && (o->per_tensor || o->static_x || fmt_src_has(src, stored)))
+        Q_TRY(load_stored(t, src, ref, o, err));
+    else if (t->scheme->quantize_row)
+        Q_TRY(load_quantized(t, src, ref, err));
+    else
+        Q_TRY(fmt_src_read(src, ref, fmt_src_shape(src, ref), t->codes, err));
+out:
+    return st;
+}
+
 q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
                   const qnt_load_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_ref ref = { role, layer, FMT_WEIGHT }, bias = { role, layer, FMT_BIAS };
     const fmt_box box = fmt_src_shape(src, ref);
-    const int w8a8 = o->scheme && strcmp(o->scheme->name, "w8a8") == 0;
+    const int packed = fmt_src_has(src, (fmt_ref){ role, layer, FMT_QWEIGHT });
     qnt_tensor t = { .N = box.n1, .K = box.k1 };
-    size_t bytes;
 
+    if (packed && o->scheme)
+        Q_FAIL(err, Q_EUNSUPPORTED,
+               "%s: its weights are quantized already, by groups: %s cannot be made of them",
+               fmt_src_dir(src), o->scheme->text);
     t.scheme = o->scheme ? o->scheme : qnt_scheme_float(fmt_src_dtype(src, ref));
-    if (w8a8 && !fmt_role_get(role)->quant)
+    if (strcmp(t.scheme->name, "w8a8") == 0 && !fmt_role_get(role)->quant)
         Q_FAIL(err, Q_EUNSUPPORTED, "%s is never quantized to w8a8", fmt_role_get(role)->name);
-    if (!q_mul_ok((size_t)t.N, qnt_row_bytes(t.scheme, t.K), &bytes) ||
-        !(t.codes = q_malloc(bytes)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory for [%lld, %lld]", fmt_src_name(src, ref, 0),
-               (long long)t.N, (long long)t.K);
-    if (w8a8 &&
-        (o->per_tensor || o->static_x || fmt_src_has(src, (fmt_ref){ role, layer, FMT_CODES_COL })))
-        Q_TRY(load_stored(&t, src, ref, o, err));
-    else if (t.scheme->quantize_row)
-        Q_TRY(load_quantized(&t, src, ref, err));
+    if (t.scheme->grouped)
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s: %s is made by qwen-gptq or qwen-awq, not while loading",
+               fmt_src_name(src, ref, 0), t.scheme->text);
+    if (packed)
+        Q_TRY(qnt_load_grouped(&t, src, role, layer, err));
     else
-        Q_TRY(fmt_src_read(src, ref, box, t.codes, err));
+        Q_TRY(load_codes(&t, src, ref, o, err));
     if (fmt_src_has(src, bias))
         Q_TRY(qnt_load_f32(&t.bias, src, bias, t.N, err));
     *out = t;

@@ -14,7 +14,7 @@
 #include "quant/scheme.h"
 
 typedef struct qnt_load_opts {
-    const qnt_scheme *scheme; /* NULL: the float type it is stored in */
+    const qnt_scheme *scheme; /* NULL: as stored: a float type, or w4g, w8g */
     /* w8a8 only, and both need a directory of qwen-convert --smoothquant: */
     int per_tensor; /* 1: codes by one scale for each piece; 0: for each output channel */
     int static_x;   /* 1: activations by the range seen in calibration; 0: each token by its own */

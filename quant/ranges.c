@@ -60,4 +60,6 @@ void qnt_ranges_join(qnt_ranges *into, const qnt_ranges *r, const fmt_model *m)
         join(into->out[i], r->out[i], fmt_role_rows(role, m));
     }
     join(into->k, r->k, k_size(m));
+    into->searched = r->searched;
+    memcpy(into->alpha, r->alpha, sizeof r->alpha);
 }

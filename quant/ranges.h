@@ -16,11 +16,15 @@ typedef struct qnt_ranges {
     float *in[FMT_ROLES];  /* [K] of the input of a linear */
     float *out[FMT_ROLES]; /* [N] of its output, bias included; gate and up before silu */
     float *k;              /* [n_kv * hd] of K as it is cached: after its norm and RoPE */
+    /* 1: alpha of each linear was chosen for this layer (smooth_search.h), 0 .. 1; negative: leave
+     * its input as it is */
+    int searched;
+    double alpha[FMT_ROLES];
 } qnt_ranges;
 
 q_status qnt_ranges_alloc(qnt_ranges *r, const fmt_model *m, q_err *err); /* all zero */
 void qnt_ranges_free(qnt_ranges *r);
-/* into = the larger of both, element by element */
+/* into = the larger of both, element by element; alpha is that of r */
 void qnt_ranges_join(qnt_ranges *into, const qnt_ranges *r, const fmt_model *m);
 
 #endif

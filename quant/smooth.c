@@ -1,11 +1,6 @@
 /* Factors in double, each product rounded to f32 once: the folded layer differs from the given one
  * by half a unit in the last place of every weight.  Loops over rows or blocks of columns run in
- * parallel; maxima and element-wise products do not depend on how they are shared out.
- *
- *      norm1 --> [ q ]                                norm2 --> [ gate ]
- *       1/s      [ k ]    --> attention --> out         1/s     [ up   ] --> * silu --> down
- *                [ v ] 1/s                   s                     1/s                   s
- */
+ * parallel; maxima and element-wise products do not depend on how they are shared out. */
 #include "quant/smooth.h"
 
 #include <assert.h>
@@ -83,63 +78,18 @@ static float divided(float v, double s)
     return (float)((double)v / s);
 }
 
-/* ---- the four places ------------------------------------------------------------------------ */
+/* ---- factors -------------------------------------------------------------------------------- */
 
-/* w [N, K]: column k times s[k], its input range divided by it */
-static void multiply_columns(const qnt_layer *l, const qnt_ranges *r, fmt_role role, int64_t N,
-                             int64_t K, const double *s)
+const fmt_role qnt_smooth_order[QNT_SMOOTHED] = { FMT_ATTN_OUT, FMT_FFN_DOWN, FMT_ATTN_QKV,
+                                                  FMT_FFN_GATE_UP };
+
+/* One factor per key/value head and channel, for every head that reads it. */
+static void attention_factors(double *s, const float *in, const float *max, const fmt_model *m,
+                              double alpha)
 {
-    float *w = l->w[role];
+    const int64_t group = m->n_head / m->n_kv;
 
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t k = 0; k < K; k++)
-            w[n * K + k] = (float)((double)w[n * K + k] * s[k]);
-    for (int64_t k = 0; k < K; k++)
-        r->in[role][k] = divided(r->in[role][k], s[k]);
-}
-
-/* row n0 + i, its bias and its output range divided by s[i] */
-static void divide_rows(const qnt_layer *l, const qnt_ranges *r, fmt_role role, int64_t n0,
-                        int64_t n, int64_t K, const double *s)
-{
-    float *bias = l->bias[role], *out = r->out[role];
-
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        float *row = l->w[role] + (n0 + i) * K;
-
-        for (int64_t k = 0; k < K; k++)
-            row[k] = divided(row[k], s[i]);
-        if (bias)
-            bias[n0 + i] = divided(bias[n0 + i], s[i]);
-        out[n0 + i] = divided(out[n0 + i], s[i]);
-    }
-}
-
-/* The factors of a linear whose input comes from a norm. */
-static void smooth_norm(const qnt_layer *l, const qnt_ranges *r, fmt_role role, fmt_role norm,
-                        const fmt_model *m, double alpha, float *max, double *s)
-{
-    const int64_t N = fmt_role_rows(fmt_role_get(role), m);
-
-    column_absmax(max, l->w[role], N, m->hid);
-    for (int64_t k = 0; k < m->hid; k++)
-        s[k] = factor((double)r->in[role][k], (double)max[k], alpha);
-    multiply_columns(l, r, role, N, m->hid, s);
-    for (int64_t k = 0; k < m->hid; k++)
-        l->w[norm][k] = divided(l->w[norm][k], s[k]);
-}
-
-/* One factor per key/value head and channel: v [n_kv * hd] of them, then copied to every head. */
-static void smooth_attention(const qnt_layer *l, const qnt_ranges *r, const fmt_model *m,
-                             double alpha, float *max, double *s, double *v)
-{
-    const int64_t group = m->n_head / m->n_kv, Q = m->n_head * m->hd, KV = m->n_kv * m->hd;
-    const float *in = r->in[FMT_ATTN_OUT];
-
-    column_absmax(max, l->w[FMT_ATTN_OUT], m->hid, Q);
-    for (int64_t i = 0; i < KV; i++) {
+    for (int64_t i = 0; i < m->n_kv * m->hd; i++) {
         const int64_t first = i / m->hd * group * m->hd + i % m->hd;
         float x = 0, w = 0;
 
@@ -147,42 +97,99 @@ static void smooth_attention(const qnt_layer *l, const qnt_ranges *r, const fmt_
             x = in[k] > x ? in[k] : x;
             w = max[k] > w ? max[k] : w;
         }
-        v[i] = factor((double)x, (double)w, alpha);
+        for (int64_t k = first; k < first + group * m->hd; k += m->hd)
+            s[k] = factor((double)x, (double)w, alpha);
     }
-    for (int64_t k = 0; k < Q; k++)
-        s[k] = v[k / m->hd / group * m->hd + k % m->hd];
-    multiply_columns(l, r, FMT_ATTN_OUT, m->hid, Q, s);
-    divide_rows(l, r, FMT_ATTN_QKV, Q + KV, KV, m->hid, v);
 }
 
-static void smooth_mlp(const qnt_layer *l, const qnt_ranges *r, const fmt_model *m, double alpha,
-                       float *max, double *s)
+q_status qnt_smooth_factors(double *s, const qnt_layer *l, const qnt_ranges *r, fmt_role role,
+                            const fmt_model *m, double alpha, q_err *err)
 {
-    column_absmax(max, l->w[FMT_FFN_DOWN], m->hid, m->ffn);
-    for (int64_t k = 0; k < m->ffn; k++)
-        s[k] = factor((double)r->in[FMT_FFN_DOWN][k], (double)max[k], alpha);
-    multiply_columns(l, r, FMT_FFN_DOWN, m->hid, m->ffn, s);
-    divide_rows(l, r, FMT_FFN_GATE_UP, m->ffn, m->ffn, m->hid, s); /* gate rows come first */
+    q_status st = Q_OK;
+    const fmt_role_row *row = fmt_role_get(role);
+    const int64_t N = fmt_role_rows(row, m), K = fmt_dim_size(row->cols, m);
+    float *max = NULL;
+
+    assert(alpha <= 1);
+    for (int64_t k = 0; k < K; k++)
+        s[k] = 1;
+    if (alpha < 0)
+        return Q_OK;
+    if (!(max = q_malloc((size_t)K * sizeof *max)))
+        Q_FAIL(err, Q_ENOMEM, "no memory to smooth %lld channels", (long long)K);
+    column_absmax(max, l->w[role], N, K);
+    if (role == FMT_ATTN_OUT)
+        attention_factors(s, r->in[role], max, m, alpha);
+    else
+        for (int64_t k = 0; k < K; k++)
+            s[k] = factor((double)r->in[role][k], (double)max[k], alpha);
+out:
+    q_free(max);
+    return st;
 }
 
-q_status qnt_smooth_layer(qnt_layer *l, qnt_ranges *r, const fmt_model *m, double alpha, q_err *err)
+/* ---- folding -------------------------------------------------------------------------------- */
+
+/* row n0 + i, its bias and its output range divided by s[i] */
+static void divide_rows(const qnt_layer *l, const qnt_ranges *r, fmt_role role, int64_t n0,
+                        int64_t n, int64_t K, const double *s)
+{
+    float *bias = l->bias[role], *out = r->out[role];
+
+    qnt_fold_rows(l->w[role] + n0 * K, bias ? bias + n0 : NULL, n, K, s);
+    for (int64_t i = n0; i < n0 + n; i++)
+        out[i] = divided(out[i], s[i - n0]);
+}
+
+/* The v rows of every key/value head, by the factors of the first head that reads it. */
+static void divide_values(const qnt_layer *l, const qnt_ranges *r, const double *s,
+                          const fmt_model *m)
+{
+    const int64_t group = m->n_head / m->n_kv, v0 = (m->n_head + m->n_kv) * m->hd;
+
+    for (int64_t h = 0; h < m->n_kv; h++)
+        divide_rows(l, r, FMT_ATTN_QKV, v0 + h * m->hd, m->hd, m->hid, s + h * group * m->hd);
+}
+
+static void divide_norm(float *w, int64_t n, const double *s)
+{
+    for (int64_t k = 0; k < n; k++)
+        w[k] = divided(w[k], s[k]);
+}
+
+void qnt_smooth_apply(const qnt_layer *l, const qnt_ranges *r, fmt_role role, const double *s,
+                      const fmt_model *m)
+{
+    const fmt_role_row *row = fmt_role_get(role);
+    const int64_t K = fmt_dim_size(row->cols, m);
+
+    qnt_fold_columns(l->w[role], fmt_role_rows(row, m), K, s);
+    for (int64_t k = 0; k < K; k++)
+        r->in[role][k] = divided(r->in[role][k], s[k]);
+    if (role == FMT_ATTN_OUT)
+        divide_values(l, r, s, m);
+    else if (role == FMT_FFN_DOWN)
+        divide_rows(l, r, FMT_FFN_GATE_UP, m->ffn, m->ffn, m->hid, s); /* gate rows come first */
+    else
+        divide_norm(l->w[role == FMT_ATTN_QKV ? FMT_ATTN_NORM : FMT_FFN_NORM], m->hid, s);
+}
+
+q_status qnt_smooth_layer(const qnt_layer *l, const qnt_ranges *r, const fmt_model *m,
+                          const double alpha[FMT_ROLES], q_err *err)
 {
     q_status st = Q_OK;
     const int64_t Q = m->n_head * m->hd;
-    const size_t widest = (size_t)larger(larger(m->hid, m->ffn), Q);
-    float *max = q_calloc(widest, sizeof *max);
-    double *s = q_calloc(widest, sizeof *s), *v = q_calloc(widest, sizeof *v);
+    double *s = q_malloc((size_t)larger(larger(m->hid, m->ffn), Q) * sizeof *s);
 
-    assert(alpha >= 0 && alpha <= 1);
-    if (!max || !s || !v)
-        Q_FAIL(err, Q_ENOMEM, "no memory to smooth a layer of %zu channels", widest);
-    smooth_attention(l, r, m, alpha, max, s, v);
-    smooth_mlp(l, r, m, alpha, max, s);
-    smooth_norm(l, r, FMT_ATTN_QKV, FMT_ATTN_NORM, m, alpha, max, s);
-    smooth_norm(l, r, FMT_FFN_GATE_UP, FMT_FFN_NORM, m, alpha, max, s);
+    if (!s)
+        Q_FAIL(err, Q_ENOMEM, "no memory to smooth a layer");
+    for (int i = 0; i < QNT_SMOOTHED; i++) {
+        const fmt_role role = qnt_smooth_order[i];
+
+        Q_TRY(qnt_smooth_factors(s, l, r, role, m, alpha[role], err));
+        qnt_smooth_apply(l, r, role, s, m);
+    }
 out:
-    q_free(max);
     q_free(s);
-    q_free(v);
     return st;
 }

@@ -2,7 +2,7 @@
  * read them larger, and the layer computes what it computed before.
  *
  *     Q_TRY(qnt_smooth_check(&ranges, model, layer, err));
- *     Q_TRY(qnt_smooth_layer(&l, &ranges, model, 0.5, err));
+ *     Q_TRY(qnt_smooth_layer(&l, &ranges, model, alpha, err));        alpha[FMT_FFN_DOWN] = 0.5
  *
  * For a linear with input maxima X and column maxima W of its weight
  *
@@ -17,20 +17,26 @@
 #ifndef QNT_SMOOTH_H
 #define QNT_SMOOTH_H
 
+#include "quant/fold.h"
 #include "quant/ranges.h"
-
-/* The tensors of a layer in f32, each owned by the caller. */
-typedef struct qnt_layer {
-    float *w[FMT_ROLES];    /* [N, K] of the four linears, [hid] of the two norms */
-    float *bias[FMT_ROLES]; /* [N] of linears that have one, else NULL */
-} qnt_layer;
 
 /* Q_EFORMAT for a range that is negative or not finite; layer is for the message. */
 q_status qnt_smooth_check(const qnt_ranges *r, const fmt_model *m, int64_t layer, q_err *err);
 
-/* Changes *l in place, and *r to what the smoothed layer would have shown.  alpha: 0 .. 1.
- * Errors: Q_ENOMEM, nothing is changed then. */
-q_status qnt_smooth_layer(qnt_layer *l, qnt_ranges *r, const fmt_model *m, double alpha,
-                          q_err *err);
+/* The linears in the order in which they are smoothed. */
+#define QNT_SMOOTHED 4
+extern const fmt_role qnt_smooth_order[QNT_SMOOTHED];
+
+/* s [K] for one linear of the layer as it is now.  alpha: 0 .. 1; negative: all ones.
+ * Errors: Q_ENOMEM. */
+q_status qnt_smooth_factors(double *s, const qnt_layer *l, const qnt_ranges *r, fmt_role role,
+                            const fmt_model *m, double alpha, q_err *err);
+/* Changes *l in place, and *r to what the smoothed layer would have shown, by s of
+ * qnt_smooth_factors. */
+void qnt_smooth_apply(const qnt_layer *l, const qnt_ranges *r, fmt_role role, const double *s,
+                      const fmt_model *m);
+/* Both for the four linears.  Errors: Q_ENOMEM; some are smoothed then. */
+q_status qnt_smooth_layer(const qnt_layer *l, const qnt_ranges *r, const fmt_model *m,
+                          const double alpha[FMT_ROLES], q_err *err);
 
 #endif

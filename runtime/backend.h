@@ -30,8 +30,11 @@ typedef struct rt_weight {
     int64_t N, K;
     int64_t row_bytes; /* distance of rows in data, may exceed qnt_row_bytes */
     void *data;
-    float *scale, *bias; /* [N] or NULL */
-    float x_scale;       /* w8a8: of the activations; 0: found per token */
+    float *scale, *bias; /* [N] or NULL; scale of a grouped scheme [N, G] */
+    uint8_t *zero;       /* of a grouped scheme, as in qnt_tensor: [N, G] */
+    int32_t *g_idx;      /* [K] or NULL */
+    int64_t group;
+    float x_scale; /* w8a8: of the activations; 0: found per token */
 } rt_weight;
 
 typedef enum rt_epi {
@@ -56,6 +59,9 @@ typedef struct rt_rmsnorm_args {
     const int32_t *rows; /* NULL: row i of x; else [n_rows], row rows[i] of x */
     int64_t n_rows, dim;
     double eps; /* y = x / sqrt(mean(x^2) + eps) * w */
+    /* The next operation is the product of y with this weight, and nothing else reads y: a backend
+     * may keep y in a form of its own and leave y unwritten.  NULL: y is wanted. */
+    const rt_weight *reader;
 } rt_rmsnorm_args;
 
 typedef struct rt_linear_args {
@@ -65,6 +71,7 @@ typedef struct rt_linear_args {
     void *tmp; /* [n_tok, N] scratch, needed by SILU_MUL only */
     int64_t n_tok;
     rt_epi epi;
+    int coded; /* 1: the operation before was the rmsnorm of x with w as its reader */
 } rt_linear_args;
 
 /* Splits the fused projection, normalises per head where the model does (q_norm, k_norm), rotates q
@@ -89,6 +96,19 @@ typedef struct rt_attn_args {
     void *y; /* [n_tok, n_head * hd] */
     int layer;
 } rt_attn_args;
+
+typedef struct rt_layer rt_layer; /* model.h */
+
+/* All layers of a step in one call, on the residual stream in place.  Batches in which every
+ * sequence has one token; the rest is scratch with the shapes of rt_work (decoder.h). */
+typedef struct rt_layers_args {
+    const rt_batch *b;
+    const fmt_model *m;
+    const rt_layer *layer; /* [layers] */
+    const rt_kv *kv;
+    float *x; /* [n_tok, hid] */
+    void *qkv, *att, *h;
+} rt_layers_args;
 
 /* How one row is sampled.  Order: repetition penalty (each distinct id of hist once: logit < 0
  * times p, else divided by p), temperature, top-k, top-p (smallest set whose probability reaches
@@ -142,6 +162,10 @@ typedef struct rt_backend_ops {
     q_status (*qkv_rope_store)(rt_backend *be, const rt_qkv_args *a, q_err *err);
     q_status (*attention)(rt_backend *be, const rt_attn_args *a, q_err *err);
     q_status (*pick)(rt_backend *be, const rt_pick_args *a, q_err *err);
+    /* The layers of a decode step as one kernel: a chain of operations leaves memory idle at every
+     * link, which costs a third of its speed.  *done 0: not for this model or batch, call the
+     * operations.  NULL: never. */
+    q_status (*layers)(rt_backend *be, const rt_layers_args *a, int *done, q_err *err);
     /* Runs a step, or replays what it enqueued before.  *graph belongs to the caller: NULL before
      * the first call, given back with ungraph.  NULL: launches cost nothing, call the step. */
     q_status (*graph)(rt_backend *be, void **graph, rt_step_fn step, void *user, q_err *err);

@@ -143,7 +143,7 @@ uint64_t rt_bench_model_bytes(const rt_model *m)
     uint64_t n = m->decode_bytes; /* holds an embedding that is the head */
 
     if (m->head.data != e->data)
-        n += (uint64_t)e->N * (qnt_row_bytes(e->scheme, e->K) + (e->scale ? 4 : 0));
+        n += rt_weight_bytes(e);
     for (int64_t i = 0; i < m->desc.layers; i++)
         for (int r = 0; r < FMT_ROLES; r++)
             if (m->layer[i].w[r].bias)

@@ -82,21 +82,24 @@ q_status rt_layer_forward(const rt_model *m, rt_work *w, const rt_batch *b, cons
     const fmt_model *d = &m->desc;
     const rt_layer *L = &m->layer[layer];
     const int64_t n = b->n_tok;
+    const int alone = !w->tap; /* only the products read what the norms make */
     rt_backend *be = m->be;
 
-    OP(rmsnorm, .x = w->x, .w = L->norm1, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps);
+    OP(rmsnorm, .x = w->x, .w = L->norm1, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps,
+       .reader = alone ? &L->w[FMT_ATTN_QKV] : NULL);
     TAP(RT_TAP_ATTN_IN, w->xn);
-    OP(linear, .x = w->xn, .w = &L->w[FMT_ATTN_QKV], .y = w->qkv, .n_tok = n);
+    OP(linear, .x = w->xn, .w = &L->w[FMT_ATTN_QKV], .y = w->qkv, .n_tok = n, .coded = alone);
     TAP(RT_TAP_QKV, w->qkv);
     OP(qkv_rope_store, .b = b, .m = d, .qkv = w->qkv, .q = w->q, .kv = kv, .q_norm = L->q_norm,
        .k_norm = L->k_norm, .layer = (int)layer);
     OP(attention, .b = b, .m = d, .q = w->q, .kv = kv, .y = w->att, .layer = (int)layer);
     TAP(RT_TAP_ATTN_OUT, w->att);
     OP(linear, .x = w->att, .w = &L->w[FMT_ATTN_OUT], .y = w->x, .n_tok = n, .epi = RT_EPI_ADD);
-    OP(rmsnorm, .x = w->x, .w = L->norm2, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps);
+    OP(rmsnorm, .x = w->x, .w = L->norm2, .y = w->xn, .n_rows = n, .dim = d->hid, .eps = d->eps,
+       .reader = alone ? &L->w[FMT_FFN_GATE_UP] : NULL);
     TAP(RT_TAP_FFN_IN, w->xn);
     OP(linear, .x = w->xn, .w = &L->w[FMT_FFN_GATE_UP], .y = w->h, .tmp = w->qkv, .n_tok = n,
-       .epi = RT_EPI_SILU_MUL);
+       .epi = RT_EPI_SILU_MUL, .coded = alone);
     TAP(RT_TAP_FFN_MID, w->h);
     OP(linear, .x = w->h, .w = &L->w[FMT_FFN_DOWN], .y = w->x, .n_tok = n, .epi = RT_EPI_ADD);
 out:
@@ -107,10 +110,22 @@ q_status rt_forward(const rt_model *m, rt_work *w, const rt_batch *b, const rt_k
 {
     q_status st = Q_OK;
     rt_backend *be = m->be;
+    int done = 0;
 
     assert(b->n_tok > 0 && b->n_tok <= w->max_tok);
     OP(embed, .b = b, .w = &m->embd, .y = w->x);
-    for (int64_t i = 0; i < m->desc.layers; i++)
+    if (be->ops->layers && !w->tap && b->n_tok == b->n_seq)
+        Q_TRY(be->ops->layers(be,
+                              &(rt_layers_args){ .b = b,
+                                                 .m = &m->desc,
+                                                 .layer = m->layer,
+                                                 .kv = kv,
+                                                 .x = w->x,
+                                                 .qkv = w->qkv,
+                                                 .att = w->att,
+                                                 .h = w->h },
+                              &done, err));
+    for (int64_t i = 0; !done && i < m->desc.layers; i++)
         Q_TRY(rt_layer_forward(m, w, b, kv, i, err));
 out:
     return st;

@@ -33,6 +33,13 @@ static q_status choose(qnt_load_opts *out, const rt_model_opts *o, q_err *err)
     return Q_OK;
 }
 
+uint64_t rt_weight_bytes(const rt_weight *w)
+{
+    const uint64_t groups = (uint64_t)qnt_n_groups(w->scheme, w->K, w->group);
+
+    return (uint64_t)w->N * (qnt_row_bytes(w->scheme, w->K) + groups * (w->zero ? 5 : 4));
+}
+
 static q_status load_weight(rt_model *m, rt_weight *w, const fmt_src *src, fmt_role role,
                             int64_t layer, const qnt_load_opts *how, q_err *err)
 {
@@ -48,7 +55,7 @@ out:
 
 static void count_weight(rt_model *m, const rt_weight *w)
 {
-    m->decode_bytes += (uint64_t)w->N * (qnt_row_bytes(w->scheme, w->K) + (w->scale ? 4 : 0));
+    m->decode_bytes += rt_weight_bytes(w);
 }
 
 /* A tied head is the embedding, or the embedding once more in another scheme. */

@@ -23,11 +23,11 @@ typedef struct rt_model_opts {
     const q_log *log; /* progress; may be NULL */
 } rt_model_opts;
 
-typedef struct rt_layer {
+struct rt_layer {
     float *norm1, *norm2;   /* [hid], backend memory */
     float *q_norm, *k_norm; /* [hd] or NULL */
     rt_weight w[FMT_ROLES]; /* the quantizable roles */
-} rt_layer;
+};
 
 typedef struct rt_model {
     fmt_model desc;
@@ -39,6 +39,8 @@ typedef struct rt_model {
     char scheme[32];          /* of the linears: "f16", "w8" */
     uint64_t decode_bytes;    /* weights read by one decode step: linears, norms, head */
 } rt_model;
+
+uint64_t rt_weight_bytes(const rt_weight *w); /* codes, scales and zeros: what a product reads */
 
 /* Errors: those of qnt_load; Q_EARG for an unknown weight_only; Q_ENOMEM. */
 q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const rt_model_opts *o,

@@ -3,16 +3,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "calibrate/eval_ppl.h"
+#include "calibrate/ppl_report.h"
 #include "datasets/dset.h"
 #include "formats/base/q_hash.h"
-#include "formats/json.h"
 #include "runtime/model_cli.h"
 
 typedef struct opts {
     q_cli cli;
     rt_session_opts session;
-    const char *text, *data, *field, *join, *base, *base_weight_only;
+    const char *text, *data, *field, *join, *base, *base_weight_only, *report, *compare;
     int64_t max_samples, window;
     int rows;
 } opts;
@@ -31,7 +30,9 @@ enum {
     KEY_WINDOW,
     KEY_BASE,
     KEY_BASE_WO,
-    KEY_ROWS
+    KEY_ROWS,
+    KEY_REPORT,
+    KEY_COMPARE
 };
 
 static const struct argp_option options[] = {
@@ -45,6 +46,9 @@ static const struct argp_option options[] = {
     { "window", KEY_WINDOW, "N", 0, "Tokens of a window (default 512)", 1 },
     { "base", KEY_BASE, "DIR", 0, "Compare with this model: KL divergence and top-1 agreement", 3 },
     { "base-weight-only", KEY_BASE_WO, "TYPE", 0, "... rounded to int8 or int4 while loading", 3 },
+    { "report", KEY_REPORT, "FILE.html", 0, "Write tables and charts, and FILE.json", 4 },
+    { "compare", KEY_COMPARE, "A.json,B.json", 0, "... with earlier results of --json beside it",
+      4 },
     { 0 },
 };
 
@@ -52,7 +56,8 @@ static const char doc[] =
     "Print the perplexity of a text under a model.\v"
     "Examples:\n"
     "  qwen-perplexity -m out/1-gpu --text wiki.test.raw --rows --window 2048\n"
-    "  qwen-perplexity -m M --weight-only int4 --base M --data datasets/samples.jsonl --json\n\n"
+    "  qwen-perplexity -m M --weight-only int4 --base M --data datasets/samples.jsonl --json\n"
+    "  qwen-perplexity -m q7.h5 --base M --text t.txt --report r.html --compare gptq.json\n\n"
     "Convention of the GPTQ paper: the text is tokenized once without special tokens and cut into\n"
     "windows that do not overlap; exp(mean NLL) over the N - 1 predictions of each full window.\n"
     "--json: ppl, tokens, scored, window, kld_mean, kld_median, kld_p99, kld_max, top1 and more.\n"
@@ -95,6 +100,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_BASE_WO:
         o->base_weight_only = arg;
         return 0;
+    case KEY_REPORT:
+        o->report = arg;
+        return 0;
+    case KEY_COMPARE:
+        o->compare = arg;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);
         return 0;
@@ -105,6 +116,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--rows goes with --text");
         if (o->base_weight_only && !o->base)
             argp_error(state, "--base-weight-only goes with --base");
+        if (o->compare && !o->report)
+            argp_error(state, "--compare goes with --report");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -162,50 +175,31 @@ out:
     return st;
 }
 
-static q_status print_json(const opts *o, const text *t, const cal_ppl_result *r,
-                           const char *scheme, q_err *err)
+static q_status show(const opts *o, const text *t, const rt_session *s, const cal_ppl_result *r,
+                     q_err *err)
 {
     q_status st = Q_OK;
-    fmt_json *out = NULL;
-    q_buf line = { 0 };
+    const cal_ppl_about about = { .model = o->session.path,
+                                  .scheme = s->model->scheme,
+                                  .base = o->base,
+                                  .text_sha256 = t->hash,
+                                  .window = o->window,
+                                  .bytes = s->disk_bytes };
+    fmt_json *v = NULL;
+    q_buf out = { 0 };
 
-    Q_TRY(fmt_json_new(&out, err));
-    Q_TRY(fmt_json_put_real(out, "ppl", r->ppl, err));
-    Q_TRY(fmt_json_put_int(out, "tokens", r->tokens, err));
-    Q_TRY(fmt_json_put_int(out, "scored", r->scored, err));
-    Q_TRY(fmt_json_put_int(out, "window", o->window, err));
-    Q_TRY(fmt_json_put_real(out, "seconds", r->seconds, err));
-    Q_TRY(fmt_json_put_str(out, "scheme", scheme, err));
-    Q_TRY(fmt_json_put_str(out, "text_sha256", t->hash, err));
-    if (o->base) {
-        Q_TRY(fmt_json_put_real(out, "base_ppl", r->base_ppl, err));
-        Q_TRY(fmt_json_put_real(out, "kld_mean", r->kld.mean, err));
-        Q_TRY(fmt_json_put_real(out, "kld_median", r->kld.median, err));
-        Q_TRY(fmt_json_put_real(out, "kld_p99", r->kld.p99, err));
-        Q_TRY(fmt_json_put_real(out, "kld_max", r->kld.max, err));
-        Q_TRY(fmt_json_put_real(out, "top1", r->kld.same_top1, err));
+    if (o->report || o->cli.json) {
+        Q_TRY(fmt_json_new(&v, err));
+        Q_TRY(cal_ppl_json(v, &about, r, err));
     }
-    Q_TRY(fmt_json_print(&line, out, 0, err));
-    puts(line.data);
+    if (o->report)
+        Q_TRY(cal_ppl_compare(o->report, v, o->compare, err));
+    Q_TRY(o->cli.json ? fmt_json_print(&out, v, 0, err) : cal_ppl_text(&out, &about, r, err));
+    puts(out.data);
 out:
-    fmt_json_free(out);
-    q_buf_free(&line);
+    fmt_json_free(v);
+    q_buf_free(&out);
     return st;
-}
-
-static void print_text(const opts *o, const text *t, const cal_ppl_result *r, const char *scheme)
-{
-    printf(
-        "perplexity  %.4f   (%lld predictions in windows of %lld, %lld tokens, %s, float32 logits, "
-        "no BOS)\n",
-        r->ppl, (long long)r->scored, (long long)o->window, (long long)r->tokens, scheme);
-    printf("text sha256 %s\n", t->hash);
-    if (o->base) {
-        printf("base        %.4f\n", r->base_ppl);
-        printf("KL(base || model)  mean %.6f  median %.6f  99 %% %.6f  max %.6f\n", r->kld.mean,
-               r->kld.median, r->kld.p99, r->kld.max);
-        printf("top-1 agreement    %.3f %%\n", 100 * r->kld.same_top1);
-    }
 }
 
 static q_status run(opts *o, q_err *err)
@@ -216,6 +210,8 @@ static q_status run(opts *o, q_err *err)
     text t = { 0 };
     cal_ppl_result r;
 
+    if (o->report)
+        Q_TRY(cal_ppl_compare_check(o->report, err));
     o->session.threads = o->cli.threads;
     base_opts = o->session;
     base_opts.path = o->base;
@@ -227,10 +223,7 @@ static q_status run(opts *o, q_err *err)
         Q_TRY(rt_session_open(&base, &base_opts, &o->cli.log, err));
     Q_TRY(cal_ppl_run(&r, model, base, t.ids.v, t.ids.n,
                       &(cal_ppl_opts){ .window = o->window, .log = &o->cli.log }, err));
-    if (o->cli.json)
-        Q_TRY(print_json(o, &t, &r, model->model->scheme, err));
-    else
-        print_text(o, &t, &r, model->model->scheme);
+    Q_TRY(show(o, &t, model, &r, err));
 out:
     rt_session_close(model);
     rt_session_close(base);

@@ -9,7 +9,7 @@
 
 static q_status set_chat(rt_session *s, const rt_session_opts *o, const fmt_src *src, q_err *err)
 {
-    const txt_chat_files files = { .dir = fmt_src_dir(src),
+    const txt_chat_files files = { .files = fmt_src_files(src),
                                    .chat_format = s->gen.chat_format,
                                    .config = fmt_src_config(src) };
 
@@ -66,10 +66,11 @@ static void set_sampling(rt_session *s, const rt_session_opts *o)
         s->sampling.temperature = 0;
 }
 
-static q_status open_tokenizer(rt_session *s, const char *dir, int optional, q_err *err)
+static q_status open_tokenizer(rt_session *s, const fmt_src *src, int optional, q_err *err)
 {
+    const fmt_files files = fmt_src_files(src);
     q_err inner = { 0 };
-    const q_status st = txt_tok_open(&s->tok, dir, &inner);
+    const q_status st = txt_tok_open_files(&s->tok, &files, &inner);
 
     if (st == Q_OK || (st == Q_ENOINPUT && optional))
         return Q_OK;
@@ -89,7 +90,7 @@ q_status rt_session_open(rt_session **out, const rt_session_opts *o, const q_log
     s->desc = *fmt_src_model(src);
     s->gen = *fmt_src_gen(src);
     s->disk_bytes = fmt_src_bytes(src);
-    Q_TRY(open_tokenizer(s, fmt_src_dir(src), o->tokenizer_optional, err));
+    Q_TRY(open_tokenizer(s, src, o->tokenizer_optional, err));
     if (s->tok && txt_vocab_size(s->tok) > s->desc.vocab)
         Q_FAIL(err, Q_ECONFIG,
                "%s: the tokenizer has %d ids, the model only %lld: files of different "

@@ -25,7 +25,13 @@ say "3. Calibrate on the same abstracts: SmoothQuant, and an int8 key/value cach
 show "$bin/qwen-convert" -i $model -o "$out/sq" --smoothquant 0.5 --calibrate-kv-cache \
     --calib-data $data --force
 
-say "4. Evaluate: perplexity and ROUGE on $(wc -l <$data) abstracts, speed on $(nproc) cores"
+say "4. Quantize to 4 bits in groups of 128 columns: rounded to nearest, AWQ, and AWQ's factors with GPTQ"
+show "$bin/qwen-gptq" -i $model -o "$out/rtn.h5" --rtn --asym --force
+show "$bin/qwen-awq" -i $model -o "$out/awq.h5" --clip --calib-data $data --seq-len 512 --force
+show "$bin/qwen-gptq" -i $model -o "$out/gptq.h5" --pre-scale --asym --calib-data $data --seq-len 512 \
+    --force
+
+say "5. Evaluate: perplexity and ROUGE on $(wc -l <$data) abstracts, speed on $(nproc) cores"
 row='%-18s %8s %10s %8s %8s %8s %8s %10s %10s\n'
 line() { # NAME DIR OPTIONS...
     local name=$1 dir=$2 p r b
@@ -48,10 +54,15 @@ table=$(
     line 'w8a8 smooth 0.5' "$out/sq/1-gpu" "${w8a8[@]}"
     line 'int8 KV cache' "$out/sq/1-gpu" --kv-cache int8
     line 'w8a8 + int8 KV' "$out/sq/1-gpu" "${w8a8[@]}" --kv-cache int8
+    line 'int4 g128 nearest' "$out/rtn.h5"
+    line 'int4 g128 AWQ' "$out/awq.h5"
+    line 'int4 g128 GPTQ' "$out/gptq.h5"
 )
 printf '\n%s\n' "$table"
 cat >&2 <<'END'
 int8, int4: weights rounded to nearest per channel while the f16 files are loaded.
 w8a8: int8 weights per channel and int8 activations per token; smooth 0.5: after SmoothQuant, whose
 directory holds float and int8 files.
+int4 g128: archives of qwen-gptq and qwen-awq, quantized on these abstracts.
 END
+echo "What GPTQ did to every layer, as a page: $out/gptq.report.html" >&2

@@ -19,7 +19,8 @@
 #include "runtime/model_cli.h"
 #include "tests/t.h"
 
-static inline rt_session *tm_open(const char *model, const char *weight_only)
+/* scheme: NULL, "int8", "int4", or "w8a8" as stored and by token */
+static inline rt_session *tm_open(const char *model, const char *scheme)
 {
     q_err err = { 0 };
     rt_session *s = NULL;
@@ -27,7 +28,8 @@ static inline rt_session *tm_open(const char *model, const char *weight_only)
 
     rt_session_opts_init(&o);
     o.path = model;
-    o.weight_only = weight_only;
+    o.smooth_quant = o.per_token = o.per_channel = scheme && strcmp(scheme, "w8a8") == 0;
+    o.weight_only = o.smooth_quant ? NULL : scheme;
     o.backend = getenv("QWENKIT_TEST_DEVICE");
     o.sampling.greedy = 1;
     o.tokenizer_optional = 1;
@@ -35,12 +37,17 @@ static inline rt_session *tm_open(const char *model, const char *weight_only)
     return s;
 }
 
-/* A bound for logits in f32, and what f16 activations make of it: measured up to 0.018. */
-static inline double tm_bound(double f32)
+static inline int tm_on_gpu(void)
 {
     const char *device = getenv("QWENKIT_TEST_DEVICE");
 
-    return device && strncmp(device, "cuda", 4) == 0 ? 0.04 : f32;
+    return device && strncmp(device, "cuda", 4) == 0;
+}
+
+/* A bound for logits in f32, and what f16 activations make of it: measured up to 0.018. */
+static inline double tm_bound(double f32)
+{
+    return tm_on_gpu() ? 0.04 : f32;
 }
 
 typedef struct tm_rows {

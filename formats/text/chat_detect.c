@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-#include "formats/base/q_file.h"
 #include "formats/base/q_hash.h"
 
 #define FILE_MAX ((size_t)4 << 20)
@@ -93,14 +92,15 @@ static int of_glm_name(txt_chat_format *out, const char *name)
     return 0;
 }
 
-static q_status open_at(char **path, const char *dir, const char *name, q_err *err)
+static q_status path_of(char **path, const fmt_files *files, const char *name, q_err *err)
 {
-    *path = q_path_join(dir, name);
-    return *path ? Q_OK : q_fail(err, Q_ENOMEM, "%s: no memory", dir);
+    *path = fmt_files_path(files, name);
+    return *path ? Q_OK : q_fail(err, Q_ENOMEM, "%s: no memory", files->dir);
 }
 
 q_status txt_chat_detect(txt_chat_format *out, const txt_chat_files *f, q_err *err)
 {
+    static const char jinja_name[] = "chat_template.jinja", name[] = "tokenizer_config.json";
     q_status st = Q_OK;
     char *jinja = NULL, *path = NULL;
     fmt_json *config = NULL;
@@ -112,18 +112,18 @@ q_status txt_chat_detect(txt_chat_format *out, const txt_chat_files *f, q_err *e
             Q_FAIL(err, Q_EUNSUPPORTED,
                    "%s: chat format '%s' of generation_config.json is not known: choose with "
                    "--chat-format " TXT_CHAT_NAMES,
-                   f->dir, f->chat_format);
+                   f->files.dir, f->chat_format);
         goto out;
     }
-    Q_TRY(open_at(&jinja, f->dir, "chat_template.jinja", err));
-    Q_TRY(open_at(&path, f->dir, "tokenizer_config.json", err));
-    if (q_path_exists(jinja)) {
-        Q_TRY(q_file_slurp(&text, jinja, FILE_MAX, err));
+    Q_TRY(path_of(&jinja, &f->files, jinja_name, err));
+    Q_TRY(path_of(&path, &f->files, name, err));
+    if (fmt_files_has(&f->files, jinja_name)) {
+        Q_TRY(fmt_files_slurp(&text, &f->files, jinja_name, FILE_MAX, err));
         Q_TRY(of_template(out, text.data, text.size, jinja, err));
         goto out;
     }
-    if (q_path_exists(path))
-        Q_TRY(fmt_json_read(&config, path, FILE_MAX, err));
+    if (fmt_files_has(&f->files, name))
+        Q_TRY(fmt_files_json(&config, &f->files, name, FILE_MAX, err));
     if ((template = template_of(config)) != NULL) {
         Q_TRY(of_template(out, template, strlen(template), path, err));
         goto out;
@@ -136,7 +136,7 @@ q_status txt_chat_detect(txt_chat_format *out, const txt_chat_files *f, q_err *e
     Q_FAIL(err, Q_EUNSUPPORTED,
            "%s: neither chat_template.jinja, nor a chat template in tokenizer_config.json, nor a "
            "chat_format in generation_config.json: choose with --chat-format " TXT_CHAT_NAMES,
-           f->dir);
+           f->files.dir);
 out:
     q_buf_free(&text);
     fmt_json_free(config);

@@ -1,6 +1,6 @@
 /* Which chat format belongs to a checkpoint, by what its own files say.
  *
- *     txt_chat_files files = { .dir = dir, .chat_format = gen->chat_format, .config = config };
+ *     txt_chat_files files = { .files = fmt_src_files(src), .config = fmt_src_config(src) };
  *     Q_TRY(txt_chat_detect(&format, &files, err));
  *
  * Asked in turn: `chat_format` of generation_config.json (Qwen-1); chat_template.jinja; the
@@ -11,11 +11,12 @@
 #ifndef TXT_CHAT_DETECT_H
 #define TXT_CHAT_DETECT_H
 
+#include "formats/files.h"
 #include "formats/json.h"
 #include "formats/text/chat.h"
 
 typedef struct txt_chat_files {
-    const char *dir;         /* of the tokenizer files */
+    fmt_files files;         /* those of the tokenizer */
     const char *chat_format; /* of generation_config.json, "" or NULL: not given */
     const fmt_json *config;  /* the keys of config.json, or NULL */
 } txt_chat_files;

@@ -187,13 +187,12 @@ out:
     return st;
 }
 
-q_status txt_tok_load_hfjson(txt_tok **out, const char *dir, const char *path, q_err *err)
+q_status txt_tok_load_hfjson(txt_tok **out, const fmt_files *files, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *doc = NULL;
 
-    (void)dir;
-    Q_TRY(fmt_json_read(&doc, path, FILE_MAX, err));
+    Q_TRY(fmt_files_json(&doc, files, "tokenizer.json", FILE_MAX, err));
     Q_TRY(read_doc(out, doc, path, err));
 out:
     fmt_json_free(doc);

@@ -156,18 +156,19 @@ static q_status check_wire(const char *bytes, size_t n, const char *path, q_err 
 }
 
 /* A class that is not ChatGLM's has other special tokens. */
-static q_status check_class(const char *dir, q_err *err)
+static q_status check_class(const fmt_files *files, q_err *err)
 {
+    static const char name[] = "tokenizer_config.json";
     q_status st = Q_OK;
-    char *path = q_path_join(dir, "tokenizer_config.json");
+    char *path = fmt_files_path(files, name);
     fmt_json *config = NULL;
     const char *class = NULL;
 
     if (!path)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    if (!q_path_exists(path))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", files->dir);
+    if (!fmt_files_has(files, name))
         goto out;
-    Q_TRY(fmt_json_read(&config, path, FILE_MAX, err));
+    Q_TRY(fmt_files_json(&config, files, name, FILE_MAX, err));
     Q_TRY(fmt_json_str_opt(config, "tokenizer_class", &class, err));
     if (class && strcmp(class, "ChatGLMTokenizer") != 0)
         Q_FAIL(err, Q_EUNSUPPORTED,
@@ -211,15 +212,15 @@ static q_status add_tokens(txt_tok_parts *parts, txt_added *v, const char *path,
     return Q_OK;
 }
 
-q_status txt_tok_load_spm(txt_tok **out, const char *dir, const char *path, q_err *err)
+q_status txt_tok_load_spm(txt_tok **out, const fmt_files *files, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     txt_tok_parts parts = { .ops = &spm_ops };
     txt_added *added = NULL;
     q_buf file = { 0 };
 
-    Q_TRY(check_class(dir, err));
-    Q_TRY(q_file_slurp(&file, path, FILE_MAX, err));
+    Q_TRY(check_class(files, err));
+    Q_TRY(fmt_files_slurp(&file, files, "tokenizer.model", FILE_MAX, err));
     Q_TRY(check_wire(file.data, file.size, path, err));
     Q_TRY(txt_spm_load(&parts.spm, file.data, file.size, path, err));
     added = q_calloc((size_t)txt_spm_size(parts.spm) + N_SPECIAL, sizeof *added);
@@ -236,9 +237,9 @@ out:
 
 #else
 
-q_status txt_tok_load_spm(txt_tok **out, const char *dir, const char *path, q_err *err)
+q_status txt_tok_load_spm(txt_tok **out, const fmt_files *files, const char *path, q_err *err)
 {
-    (void)out, (void)dir;
+    (void)out, (void)files;
     return q_fail(err, Q_EUNSUPPORTED,
                   "%s: built without sentencepiece: install libsentencepiece-dev and rebuild",
                   path);

@@ -13,24 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/base/q_file.h"
 #include "formats/text/hf_vocab.h"
 
 #define FILE_MAX ((size_t)32 << 20)
 
-/* dir/name as JSON, or NULL when there is no such file. */
-static q_status read_optional(fmt_json **out, const char *dir, const char *name, q_err *err)
+/* *out stays NULL when there is no such file. */
+static q_status read_optional(fmt_json **out, const fmt_files *files, const char *name, q_err *err)
 {
-    q_status st = Q_OK;
-    char *path = q_path_join(dir, name);
-
-    if (!path)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    if (q_path_exists(path))
-        Q_TRY(fmt_json_read(out, path, FILE_MAX, err));
-out:
-    q_free(path);
-    return st;
+    return fmt_files_has(files, name) ? fmt_files_json(out, files, name, FILE_MAX, err) : Q_OK;
 }
 
 static q_status read_decoder(txt_hf *hf, const fmt_json *config, q_err *err)
@@ -76,14 +66,14 @@ out:
     return st;
 }
 
-static q_status read_merges(txt_hf *hf, const char *path, q_err *err)
+static q_status read_merges(txt_hf *hf, const fmt_files *files, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     q_buf b = { 0 };
     const char *p, *end;
     size_t lines = 0, i = 0;
 
-    Q_TRY(q_file_slurp(&b, path, FILE_MAX, err));
+    Q_TRY(fmt_files_slurp(&b, files, "merges.txt", FILE_MAX, err));
     end = b.data + b.size;
     for (p = b.data; p < end; p++)
         lines += *p == '\n';
@@ -115,22 +105,22 @@ out:
     return st;
 }
 
-q_status txt_tok_load_vocab(txt_tok **out, const char *dir, const char *path, q_err *err)
+q_status txt_tok_load_vocab(txt_tok **out, const fmt_files *files, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     txt_hf hf = { .name = path };
-    char *merges = q_path_join(dir, "merges.txt");
+    char *merges = fmt_files_path(files, "merges.txt");
     fmt_json *vocab = NULL, *config = NULL, *added = NULL;
 
     if (!merges)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-    Q_TRY(fmt_json_read(&vocab, path, FILE_MAX, err));
-    Q_TRY(read_optional(&config, dir, "tokenizer_config.json", err));
-    Q_TRY(read_optional(&added, dir, "added_tokens.json", err));
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", files->dir);
+    Q_TRY(fmt_files_json(&vocab, files, "vocab.json", FILE_MAX, err));
+    Q_TRY(read_optional(&config, files, "tokenizer_config.json", err));
+    Q_TRY(read_optional(&added, files, "added_tokens.json", err));
     Q_TRY(read_decoder(&hf, config, err));
     Q_TRY(read_added(&hf, added, err));
     Q_TRY(txt_hf_vocab(&hf, vocab, err));
-    Q_TRY(read_merges(&hf, merges, err));
+    Q_TRY(read_merges(&hf, files, merges, err));
     hf.name = path;
     Q_TRY(txt_hf_make(out, &hf, 1, err));
 out:

@@ -27,13 +27,12 @@
 
 #define FILE_MAX ((size_t)64 << 20) /* bytes of a vocabulary file; that of Qwen has 2.6 million */
 
-static q_status load_tiktoken(txt_tok **out, const char *dir, const char *path, q_err *err)
+static q_status load_tiktoken(txt_tok **out, const fmt_files *files, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     q_buf text = { 0 };
 
-    (void)dir;
-    Q_TRY(q_file_slurp(&text, path, FILE_MAX, err));
+    Q_TRY(fmt_files_slurp(&text, files, "qwen.tiktoken", FILE_MAX, err));
     Q_TRY(txt_tok_tiktoken(out, text.data, text.size, path, err));
 out:
     q_buf_free(&text);
@@ -43,7 +42,7 @@ out:
 /* The first file that is there decides: a checkpoint with tokenizer.json has vocab.json too. */
 static const struct {
     const char *file;
-    q_status (*load)(txt_tok **out, const char *dir, const char *path, q_err *err);
+    q_status (*load)(txt_tok **out, const fmt_files *files, const char *path, q_err *err);
 } kinds[] = {
     { "qwen.tiktoken", load_tiktoken },
     { "tokenizer.json", txt_tok_load_hfjson },
@@ -51,30 +50,32 @@ static const struct {
     { "tokenizer.model", txt_tok_load_spm },
 };
 
-q_status txt_tok_open(txt_tok **out, const char *dir, q_err *err)
+q_status txt_tok_open_files(txt_tok **out, const fmt_files *files, q_err *err)
 {
     q_status st = Q_OK;
     char *path = NULL;
     size_t k = 0;
 
-    if (!q_path_is_dir(dir))
-        Q_FAIL(err, Q_ENOINPUT, "%s: not a directory: wanted one with a tokenizer", dir);
-    for (; k < sizeof kinds / sizeof kinds[0]; k++) {
-        q_free(path);
-        if (!(path = q_path_join(dir, kinds[k].file)))
-            Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
-        if (q_path_exists(path))
-            break;
-    }
+    while (k < sizeof kinds / sizeof kinds[0] && !fmt_files_has(files, kinds[k].file))
+        k++;
     if (k == sizeof kinds / sizeof kinds[0])
         Q_FAIL(err, Q_ENOINPUT,
                "%s: no qwen.tiktoken, tokenizer.json, vocab.json or tokenizer.model: copy the "
                "tokenizer from the original checkpoint",
-               dir);
-    Q_TRY(kinds[k].load(out, dir, path, err));
+               files->dir);
+    if (!(path = fmt_files_path(files, kinds[k].file)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", files->dir);
+    Q_TRY(kinds[k].load(out, files, path, err));
 out:
     q_free(path);
     return st;
+}
+
+q_status txt_tok_open(txt_tok **out, const char *dir, q_err *err)
+{
+    if (!q_path_is_dir(dir))
+        return q_fail(err, Q_ENOINPUT, "%s: not a directory: wanted one with a tokenizer", dir);
+    return txt_tok_open_files(out, &(fmt_files){ .dir = dir }, err);
 }
 
 static int by_id(const void *a, const void *b)

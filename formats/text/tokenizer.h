@@ -25,6 +25,7 @@
 
 #include "formats/base/q_err.h"
 #include "formats/base/q_mem.h"
+#include "formats/files.h"
 
 typedef struct txt_tok txt_tok;
 
@@ -40,6 +41,8 @@ typedef struct txt_tok txt_tok;
 /* Errors: Q_ENOINPUT (no tokenizer there), Q_EFORMAT (file, place), Q_EUNSUPPORTED (a kind of
  * tokenizer that is not known, named), Q_ENOMEM. */
 q_status txt_tok_open(txt_tok **out, const char *dir, q_err *err);
+/* The same for the files of a model, wherever they lie. */
+q_status txt_tok_open_files(txt_tok **out, const fmt_files *files, q_err *err);
 /* A Qwen-1 vocabulary from the bytes of a .tiktoken file; name is used in messages.  The special
  * tokens follow the ranks: <|endoftext|>, <|im_start|>, <|im_end|>, <|extra_0|> .. <|extra_204|>.
  */

@@ -78,9 +78,9 @@ extern const txt_tok_ops txt_bpe_ops; /* pieces of the Qwen pattern, merged */
  * TXT_BPE_MAX_TOKENS), Q_ENOMEM; messages begin with name. */
 q_status txt_tok_make(txt_tok **out, txt_tok_parts *parts, const char *name, q_err *err);
 
-/* Loaders: dir holds the file of the row. */
-q_status txt_tok_load_hfjson(txt_tok **out, const char *dir, const char *path, q_err *err);
-q_status txt_tok_load_vocab(txt_tok **out, const char *dir, const char *path, q_err *err);
-q_status txt_tok_load_spm(txt_tok **out, const char *dir, const char *path, q_err *err);
+/* Loaders: files holds the file of the row; path names it in messages. */
+q_status txt_tok_load_hfjson(txt_tok **out, const fmt_files *files, const char *path, q_err *err);
+q_status txt_tok_load_vocab(txt_tok **out, const fmt_files *files, const char *path, q_err *err);
+q_status txt_tok_load_spm(txt_tok **out, const fmt_files *files, const char *path, q_err *err);
 
 #endif

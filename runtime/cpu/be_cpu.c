@@ -168,6 +168,9 @@ static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err 
     }
     w.scale = src->scale;
     w.bias = src->bias;
+    w.zero = src->zero;
+    w.g_idx = src->g_idx;
+    w.group = src->group;
     *src = (qnt_tensor){ 0 };
     *dst = w;
 out:
@@ -180,6 +183,8 @@ static void unprep_cpu(rt_backend *be, rt_weight *w)
     free(w->data);
     q_free(w->scale);
     q_free(w->bias);
+    q_free(w->zero);
+    q_free(w->g_idx);
     *w = (rt_weight){ 0 };
 }
 

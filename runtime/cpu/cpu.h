@@ -187,13 +187,16 @@ typedef struct cpu_job {
     cpu_dot_fn *dot;
 } cpu_job;
 
-#define CPU_JOB_TMP (CPU_BLOCK_N * CPU_TILE_K)
+/* dequantized weights, and a tile of x */
+#define CPU_JOB_TMP (CPU_BLOCK_N * CPU_TILE_K + CPU_TILE_M * CPU_LDX)
 
 typedef void cpu_job_fn(const cpu_job *j);
 
-cpu_job_fn cpu_mul_panels;             /* panel.c */
-cpu_job_fn cpu_mul_dots;               /* dot.c */
-cpu_job_fn cpu_mul_rows, cpu_mul_gemm; /* rows_ref.c */
+cpu_job_fn cpu_mul_panels;                      /* panel.c */
+cpu_job_fn cpu_mul_grouped;                     /* grouped.c */
+cpu_job_fn cpu_mul_dots;                        /* dot.c */
+cpu_job_fn cpu_mul_rows, cpu_mul_gemm;          /* rows_ref.c */
+qnt_row cpu_row(const rt_weight *w, int64_t n); /* row n of a weight that is not in panels */
 
 size_t cpu_linear_scratch(void); /* bytes per thread */
 

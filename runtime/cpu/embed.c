@@ -16,11 +16,13 @@ q_status cpu_embed(rt_backend *be, const rt_embed_args *a, q_err *err)
         const int64_t id = a->b->tok[t];
         float *y = (float *)a->y + t * w->K;
 
-        if (panels)
+        if (panels) {
             cpu_panel_row(y, w, id);
-        else
-            w->scheme->dequantize_row(y, (const char *)w->data + id * w->row_bytes,
-                                      w->scale ? w->scale[id] : 1.0f, w->K);
+        } else {
+            const qnt_row row = cpu_row(w, id);
+
+            w->scheme->dequantize(y, &row, 0, w->K);
+        }
     }
     return Q_OK;
 }

@@ -17,7 +17,7 @@ typedef struct linear_row {
     int64_t m_max;      /* tokens */
     cpu_isa isa;        /* this level or a higher one */
     cpu_job_fn *mul;
-    cpu_panel_fn *panel; /* of cpu_mul_panels; such weights are kept in panels */
+    cpu_panel_fn *panel; /* of cpu_mul_panels and cpu_mul_grouped */
     cpu_dot_fn *dot;     /* of cpu_mul_dots: the same, and activations become codes */
 } linear_row;
 
@@ -37,6 +37,10 @@ static const linear_row rows[] = {
     { "bf16", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_bf16_avx2 },
     { "w8", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w8_avx2 },
     { "w4", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w4_avx2 },
+    { "w4g", ANY, CPU_AVX512, cpu_mul_grouped, cpu_panel_f32_avx512 },
+    { "w8g", ANY, CPU_AVX512, cpu_mul_grouped, cpu_panel_f32_avx512 },
+    { "w4g", ANY, CPU_AVX2, cpu_mul_grouped, cpu_panel_f32_avx2 },
+    { "w8g", ANY, CPU_AVX2, cpu_mul_grouped, cpu_panel_f32_avx2 },
     { NULL, CPU_TILE_M, CPU_REF, cpu_mul_rows },
     { NULL, ANY, CPU_REF, cpu_mul_gemm },
 };
@@ -50,11 +54,14 @@ static const linear_row *row_of(cpu_isa isa, const qnt_scheme *s, int64_t n_tok)
     return r;
 }
 
+static int in_panels(const linear_row *r)
+{
+    return r->mul == cpu_mul_panels || r->mul == cpu_mul_dots;
+}
+
 int cpu_in_panels(cpu_isa isa, const qnt_scheme *s)
 {
-    const linear_row *r = row_of(isa, s, 1);
-
-    return r->panel || r->dot;
+    return in_panels(row_of(isa, s, 1));
 }
 
 int cpu_in_codes(const qnt_scheme *s)
@@ -96,7 +103,7 @@ static void silu_mul(float *Q_RESTRICT y, const float *g, const float *g_bias, c
  * start takes a few rows before it; the result then begins that much later. */
 static const float *product(const linear_row *row, cpu_job job, int64_t n0, int n)
 {
-    const int before = row->panel || row->dot ? (int)(n0 % CPU_PANEL) : 0;
+    const int before = in_panels(row) ? (int)(n0 % CPU_PANEL) : 0;
 
     job.n0 = n0 - before;
     job.n = n + before;

@@ -94,6 +94,7 @@ void cpu_panel_row(float *dst, const rt_weight *w, int64_t row)
     const char *p =
         (const char *)w->data + row / CPU_PANEL * w->row_bytes + row % CPU_PANEL * u.bytes;
     char codes[STRETCH * 4];
+    const qnt_row r = { .codes = codes, .scale = w->scale ? w->scale + row : NULL };
 
     for (int64_t k = 0; k < w->K; k += STRETCH) {
         const int64_t n = w->K - k < STRETCH ? w->K - k : STRETCH;
@@ -102,7 +103,7 @@ void cpu_panel_row(float *dst, const rt_weight *w, int64_t row)
             memcpy(codes + i / u.codes * u.bytes, p, (size_t)u.bytes);
         for (int64_t i = 0; u.flip && i < n; i++)
             codes[i] = (char)(codes[i] ^ u.flip);
-        w->scheme->dequantize_row(dst + k, codes, w->scale ? w->scale[row] : 1.0f, n);
+        w->scheme->dequantize(dst + k, &r, 0, n);
     }
 }
 

@@ -9,11 +9,22 @@
 #define STRETCH 512 /* weights dequantized at a time: 2 KiB on the stack */
 #define LANES   16
 
+qnt_row cpu_row(const rt_weight *w, int64_t n)
+{
+    const int64_t at = n * qnt_n_groups(w->scheme, w->K, w->group);
+
+    return (qnt_row){ .codes = (const char *)w->data + n * w->row_bytes,
+                      .scale = w->scale ? w->scale + at : NULL,
+                      .zero = w->zero ? w->zero + at : NULL,
+                      .g_idx = w->g_idx,
+                      .group = w->group };
+}
+
 static void dequantize(float *dst, const rt_weight *w, int64_t row, int64_t k0, int64_t n)
 {
-    const char *codes = (const char *)w->data + row * w->row_bytes + k0 * w->scheme->bits / 8;
+    const qnt_row r = cpu_row(w, row);
 
-    w->scheme->dequantize_row(dst, codes, w->scale ? w->scale[row] : 1.0f, n);
+    w->scheme->dequantize(dst, &r, k0, n);
 }
 
 static void dot_add(float acc[LANES], const float *a, const float *b, int64_t n)

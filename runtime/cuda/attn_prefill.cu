@@ -28,7 +28,7 @@ static __device__ int find_tile(const attn_args &a, int tile, attn_rows *w)
     return 0;
 }
 
-template <int HDP, int F32>
+template <int HDP, int KV>
 static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const attn_args a)
 {
     extern __shared__ __align__(16) __half shared[];
@@ -40,11 +40,11 @@ static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const att
     if (!find_tile(a, (int)blockIdx.x, &w))
         return;
     last = w.start + (w.first + w.n - 1) / a.group;
-    attend_pages<HDP, F32, 0>(x, a, w, shared, 0, last / RT_PAGE + 1);
+    attend_pages<HDP, KV, 0>(x, a, w, shared, 0, last / RT_PAGE + 1);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int lane = (int)threadIdx.x % 32, r = (int)threadIdx.x / 32 * 16 + lane / 4 + 8 * h;
-        const float f = 1.0f / x.sum[h];
+        const float f = value_scale(a, w.head) / x.sum[h];
 
         if (r >= w.n)
             continue;
@@ -59,30 +59,42 @@ static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const att
     }
 }
 
-template <int HDP, int F32>
+template <int HDP, int KV>
 static q_status launch(const cu_be *c, const attn_args *a, int n_tok, q_err *err)
 {
     q_status st = Q_OK;
     const size_t shared = ATTN_SHARED(HDP, ATTN_TILE);
     const unsigned tiles = (unsigned)((int64_t)n_tok * a->group / ATTN_TILE + a->n_seq);
 
-    CU_TRY(cudaFuncSetAttribute((attn_prefill<HDP, F32>),
+    CU_TRY(cudaFuncSetAttribute((attn_prefill<HDP, KV>),
                                 cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    CU_LAUNCH(c, (attn_prefill<HDP, F32>), dim3(tiles, (unsigned)a->kv.n_kv), dim3(32 * ATTN_WARPS),
+    CU_LAUNCH(c, (attn_prefill<HDP, KV>), dim3(tiles, (unsigned)a->kv.n_kv), dim3(32 * ATTN_WARPS),
               shared, *a);
 out:
     return st;
 }
 
-q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int f32, q_err *err)
+template <int KV> static q_status choose(const cu_be *c, const attn_args *a, int n_tok, q_err *err)
 {
     switch (ATTN_WIDTH(a->kv.hd)) {
     case 64:
-        return f32 ? launch<64, 1>(c, a, n_tok, err) : launch<64, 0>(c, a, n_tok, err);
+        return launch<64, KV>(c, a, n_tok, err);
     case 128:
-        return f32 ? launch<128, 1>(c, a, n_tok, err) : launch<128, 0>(c, a, n_tok, err);
+        return launch<128, KV>(c, a, n_tok, err);
     default:
-        return f32 ? launch<256, 1>(c, a, n_tok, err) : launch<256, 0>(c, a, n_tok, err);
+        return launch<256, KV>(c, a, n_tok, err);
+    }
+}
+
+q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int kv, q_err *err)
+{
+    switch (kv) {
+    case ATTN_F32:
+        return choose<ATTN_F32>(c, a, n_tok, err);
+    case ATTN_I8:
+        return choose<ATTN_I8>(c, a, n_tok, err);
+    default:
+        return choose<ATTN_F16>(c, a, n_tok, err);
     }
 }
 
@@ -92,7 +104,8 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     const fmt_model *m = a->m;
     const rt_batch *b = a->b;
     const cu_be *c = cu_of(be);
-    const fmt_dtype kv = a->kv->format->dtype;
+    const fmt_dtype type = a->kv->format->dtype;
+    const int kv = type == FMT_F32 ? ATTN_F32 : type == FMT_I8 ? ATTN_I8 : ATTN_F16;
     const int64_t group = m->n_head / m->n_kv, heads = b->n_seq * m->n_kv;
     attn_args x;
 
@@ -102,8 +115,8 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
                "cuda: attention of %lld heads over %lld, width %lld: wanted a multiple of 8 up to "
                "%d: use --device cpu",
                (long long)m->n_head, (long long)m->n_kv, (long long)m->hd, CU_MAX_HD);
-    if (kv != FMT_F16 && kv != FMT_F32)
-        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: KV cache of type %s: wanted f16 or f32",
+    if (type != FMT_F16 && type != FMT_F32 && type != FMT_I8)
+        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: KV cache of type %s: wanted f16, f32 or int8",
                a->kv->format->name);
     if (b->n_tok == 0)
         goto out;
@@ -112,6 +125,10 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.q_start = b->q_start;
     x.kv_len = b->kv_len;
     x.kv = cu_pages_of(a->kv, b, a->layer);
+    if (kv == ATTN_I8) {
+        x.k_scale = a->kv->k_scale + a->layer * a->kv->n_kv;
+        x.v_scale = a->kv->v_scale + a->layer * a->kv->n_kv;
+    }
     x.part = c->part;
     x.arrived = c->arrived;
     x.scale = 1.44269504f / sqrtf((float)m->hd);
@@ -121,9 +138,9 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.splits = (int)((heads <= c->sms ? 3 * c->sms : CU_UNITS) / heads);
     x.splits = x.splits < 1 ? 1 : x.splits;
     if (group <= ATTN_FEW)
-        Q_TRY(cu_attn_decode(c, &x, kv == FMT_F32, err));
+        Q_TRY(kv == ATTN_I8 ? cu_attn_decode_i8(c, &x, err) : cu_attn_decode(c, &x, kv, err));
     if (b->n_tok > b->n_seq || group > ATTN_FEW)
-        Q_TRY(cu_attn_prefill(c, &x, b->n_tok, kv == FMT_F32, err));
+        Q_TRY(cu_attn_prefill(c, &x, b->n_tok, kv, err));
 out:
     return st;
 }

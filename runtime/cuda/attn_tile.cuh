@@ -9,6 +9,10 @@
  *   prefill   64 rows: a warp has 16 rows and sees all keys
  *   decode    16 rows: a warp has all rows and 16 keys of each page; the warps' results are merged
  *
+ * An int8 cache: prefill turns the codes of a tile into halves once, on their way into shared
+ * memory; decode has a kernel of its own (attn_decode_i8.cu).  The scale of the head's keys goes
+ * into the scores, that of its values into the result.
+ *
  * Scores and sums are f32; q, k, p and v enter the products as f16.  Rows of shared memory are 8
  * halves longer than the head, so that ldmatrix meets every bank once. */
 #ifndef ATTN_TILE_CUH
@@ -17,19 +21,35 @@
 #include "runtime/cuda/cu_kv.cuh"
 
 #define ATTN_WARPS 4
-#define ATTN_TILE  64 /* query rows of prefill */
-#define ATTN_FEW   16 /* query rows of decode */
+/* what the cache holds, as a parameter of templates */
+#define ATTN_F16  0
+#define ATTN_F32  1
+#define ATTN_I8   2
+#define ATTN_TILE 64 /* query rows of prefill */
+#define ATTN_FEW  16 /* query rows of decode */
 
 typedef struct attn_args {
     const __half *q; /* [n_tok, n_head * hd] */
     __half *y;
     const int32_t *q_start, *kv_len;
     cu_pages kv;
+    const float *k_scale, *v_scale; /* [n_kv] of an int8 cache, else NULL */
     float *part;
     int32_t *arrived;
     float scale; /* log2(e) / sqrt(hd) */
     int n_seq, group, splits;
 } attn_args;
+
+/* what a score of kv head h is multiplied by, and a value: codes are taken as they are */
+static __device__ __forceinline__ float score_scale(const attn_args &a, int h)
+{
+    return a.k_scale ? a.scale * a.k_scale[h] : a.scale;
+}
+
+static __device__ __forceinline__ float value_scale(const attn_args &a, int h)
+{
+    return a.v_scale ? a.v_scale[h] : 1.0f;
+}
 
 /* The rows of one sequence and kv head. */
 typedef struct attn_rows {
@@ -72,8 +92,52 @@ template <int LEFT> static __device__ __forceinline__ void copy_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
+/* 4 codes -> halves of codes 0, 1 (lo) and 2, 3 (hi): 0x64 above a byte makes 1024 + it */
+static __device__ __forceinline__ void decode_i8(uint32_t v, uint32_t *lo, uint32_t *hi)
+{
+    const __half2 bias = cu_as_half2(0x64806480u); /* 1152: the sign bit is turned around as well */
+
+    v ^= 0x80808080u;
+    *lo = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4140)), bias));
+    *hi = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4342)), bias));
+}
+
+/* The codes of a page on their way: a thread's 8 at a time, in registers while the tile before is
+ * computed, then as halves in shared memory. */
+template <int HDP> struct codes_page {
+    static const int per_row = HDP / 8, n = RT_PAGE * per_row / (32 * ATTN_WARPS);
+    uint2 v[n];
+};
+
+template <int HDP>
+static __device__ __forceinline__ void fetch_page(codes_page<HDP> &c, const char *page, int n,
+                                                  int hd)
+{
+#pragma unroll
+    for (int i = 0; i < c.n; i++) {
+        const int at = (int)threadIdx.x + 32 * ATTN_WARPS * i;
+        const int r = at / c.per_row, d = at % c.per_row * 8;
+
+        c.v[i] = r < n && d < hd ? *(const uint2 *)(page + r * hd + d) : make_uint2(0, 0);
+    }
+}
+
+template <int HDP>
+static __device__ __forceinline__ void put_page(__half *to, const codes_page<HDP> &c)
+{
+#pragma unroll
+    for (int i = 0; i < c.n; i++) {
+        const int at = (int)threadIdx.x + 32 * ATTN_WARPS * i;
+        uint4 h;
+
+        decode_i8(c.v[i].x, &h.x, &h.y);
+        decode_i8(c.v[i].y, &h.z, &h.w);
+        *(uint4 *)(to + at / c.per_row * (HDP + 8) + at % c.per_row * 8) = h;
+    }
+}
+
 /* n valid rows of hd elements into 64 rows of HDP + 8 halves */
-template <int HDP, int F32>
+template <int HDP, int KV>
 static __device__ __forceinline__ void load_page(__half *to, const char *page, int n, int hd)
 {
     const int per_row = HDP / 8;
@@ -82,7 +146,7 @@ static __device__ __forceinline__ void load_page(__half *to, const char *page, i
         const int r = i / per_row, at = i % per_row * 8, valid = r < n && at < hd;
         __half *dst = to + r * (HDP + 8) + at;
 
-        if (F32) {
+        if (KV == ATTN_F32) {
             __align__(16) __half v[8];
 
             for (int e = 0; e < 8; e++)
@@ -193,27 +257,28 @@ static __device__ __forceinline__ void attend(attn_state<HDP> &x, const __half *
 }
 
 /* Keys and values of page j of a sequence, side by side. */
-template <int HDP, int F32>
+template <int HDP, int KV>
 static __device__ __forceinline__ void load_pages(__half *to, const attn_args &a,
                                                   const attn_rows &w, int j)
 {
     const int hd = (int)a.kv.hd, n = w.len - j * RT_PAGE;
 
-    load_page<HDP, F32>(to, cu_page(a.kv, w.seq, j, 0, w.head), n, hd);
-    load_page<HDP, F32>(to + RT_PAGE * (HDP + 8), cu_page(a.kv, w.seq, j, 1, w.head), n, hd);
+    load_page<HDP, KV>(to, cu_page(a.kv, w.seq, j, 0, w.head), n, hd);
+    load_page<HDP, KV>(to + RT_PAGE * (HDP + 8), cu_page(a.kv, w.seq, j, 1, w.head), n, hd);
 }
 
 /* Pages from .. to - 1.  shared: HDP + 8 halves a row: ROWS of q, then stages of K and V.  Decode
  * calls it before cu_wait(): a page that holds only earlier calls' tokens is fetched while the
  * kernel before still runs. */
-template <int HDP, int F32, int DECODE>
+template <int HDP, int KV, int DECODE>
 static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const attn_args &a,
                                                     const attn_rows &w, __half *shared, int from,
                                                     int to)
 {
     const int rows = DECODE ? ATTN_FEW : ATTN_TILE, ld = HDP + 8, stages = HDP > 128 ? 1 : 2;
-    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
+    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4, hd = (int)a.kv.hd;
     const int early = DECODE && (from + 1) * RT_PAGE <= w.start;
+    const float scale = score_scale(a, w.head);
     __half *page = shared + rows * ld;
     const __half *q = shared + (DECODE ? 0 : warp * 16 * ld);
     int limit[2];
@@ -229,15 +294,27 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
     for (int d = 0; d < HDP / 8; d++)
         x.o[d][0] = x.o[d][1] = x.o[d][2] = x.o[d][3] = 0;
     if (early)
-        load_pages<HDP, F32>(page + from % stages * 2 * RT_PAGE * ld, a, w, from);
+        load_pages<HDP, KV>(page + from % stages * 2 * RT_PAGE * ld, a, w, from);
     if (DECODE)
         cu_wait();
     load_rows<HDP>(shared, a, w, rows);
     for (int j = from - (stages - 1); j < to; j++) {
         const int next = j + stages - 1;
+        __half *const into = page + next % stages * 2 * RT_PAGE * ld;
+        codes_page<KV == ATTN_I8 ? HDP : 16> kc, vc; /* not int8: never touched */
 
-        if (next < to && !(early && next == from))
-            load_pages<HDP, F32>(page + next % stages * 2 * RT_PAGE * ld, a, w, next);
+        if constexpr (KV == ATTN_I8) {
+            if (next < to) {
+                fetch_page(kc, cu_page(a.kv, w.seq, next, 0, w.head), w.len - next * RT_PAGE, hd);
+                fetch_page(vc, cu_page(a.kv, w.seq, next, 1, w.head), w.len - next * RT_PAGE, hd);
+            }
+            if (next < to && (stages == 1 || j < from)) {
+                put_page(into, kc);
+                put_page(into + RT_PAGE * ld, vc);
+            }
+        } else if (next < to && !(early && next == from)) {
+            load_pages<HDP, KV>(into, a, w, next);
+        }
         copy_end();
         if (j < from)
             continue;
@@ -248,8 +325,13 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
             const int mine = DECODE ? warp * 16 : 0;
 
             attend<HDP, DECODE ? 2 : 8>(x, q, k + mine * ld, v + mine * ld, limit,
-                                        j * RT_PAGE + mine, a.scale);
+                                        j * RT_PAGE + mine, scale);
         }
+        if constexpr (KV == ATTN_I8) /* into the stage that was computed before this one */
+            if (next < to && stages > 1) {
+                put_page(into, kc);
+                put_page(into + RT_PAGE * ld, vc);
+            }
         __syncthreads(); /* the next copy overwrites this stage */
     }
     for (int h = 0; h < 2; h++) {
@@ -264,7 +346,9 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
 /* widths of the template: heads are filled up to the next one */
 #define ATTN_WIDTH(hd) ((hd) <= 64 ? 64 : (hd) <= 128 ? 128 : 256)
 
-q_status cu_attn_decode(const cu_be *c, const attn_args *a, int f32, q_err *err);
-q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int f32, q_err *err);
+/* kv: one of ATTN_F16 .. */
+q_status cu_attn_decode(const cu_be *c, const attn_args *a, int kv, q_err *err);
+q_status cu_attn_decode_i8(const cu_be *c, const attn_args *a, q_err *err);
+q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int kv, q_err *err);
 
 #endif

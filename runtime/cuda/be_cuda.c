@@ -193,6 +193,7 @@ static q_status make_scratch(rt_backend *be, q_err *err)
     MAKE(workspace, CU_WORKSPACE)
     MAKE(part, sizeof(float) * CU_UNITS * CU_UNIT_ROWS * (CU_MAX_HD + 2))
     MAKE(arrived, sizeof(int32_t) * CU_UNITS)
+    MAKE(barrier, 2 * sizeof(uint32_t))
     MAKE(seen, seen)
     MAKE(hist, sizeof(int32_t) * (size_t)CU_HIST)
     MAKE(pick_row, n_pick * cu_pick_row_bytes())
@@ -204,6 +205,7 @@ static q_status make_scratch(rt_backend *be, q_err *err)
     if (!c->hist_host || !c->pick_host)
         Q_FAIL(err, Q_ENOMEM, "cuda: no memory for histories");
     CU_TRY(cudaMemsetAsync(c->arrived, 0, sizeof(int32_t) * CU_UNITS, c->stream));
+    CU_TRY(cudaMemsetAsync(c->barrier, 0, 2 * sizeof(uint32_t), c->stream));
     CU_TRY(cudaMemsetAsync(c->seen, 0, seen, c->stream));
 out:
     return st;
@@ -212,13 +214,13 @@ out:
 static void close_cuda(rt_backend *be)
 {
     cu_be *c = cu_of(be);
-    void *all[9];
+    void *all[10];
 
     if (!c)
         return;
     memcpy(all,
            ((void *[]){ c->tile, c->workspace, c->part, c->arrived, c->seen, c->hist, c->pick_row,
-                        c->pick_max, c->pick_at }),
+                        c->pick_max, c->pick_at, c->barrier }),
            sizeof all);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         cu_free(be, all[i]);
@@ -340,6 +342,7 @@ const rt_backend_ops cuda_backend = {
     .qkv_rope_store = cu_qkv_rope_store,
     .attention = cu_attention,
     .pick = cu_pick,
+    .layers = cu_layers,
     .graph = graph_cuda,
     .ungraph = ungraph_cuda,
     .bandwidth = bandwidth_cuda,

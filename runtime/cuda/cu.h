@@ -36,11 +36,12 @@ typedef struct cu_lt cu_lt; /* cuBLASLt: cublaslt.c */
 typedef struct cu_be {
     int device, sms, cc; /* cc: 90 for compute capability 9.0 */
     cudaStream_t stream;
-    cu_lt *lt;        /* NULL: the library is not there, own kernels do everything */
-    void *tile;       /* [CU_TILE] f16 weights */
-    void *workspace;  /* [CU_WORKSPACE] of cuBLASLt */
-    float *part;      /* [CU_UNITS][CU_UNIT_ROWS][CU_MAX_HD + 2]: pieces of split attention */
-    int32_t *arrived; /* [CU_UNITS] pieces done; zero between calls */
+    cu_lt *lt;         /* NULL: the library is not there, own kernels do everything */
+    void *tile;        /* [CU_TILE] f16 weights */
+    void *workspace;   /* [CU_WORKSPACE] of cuBLASLt */
+    float *part;       /* [CU_UNITS][CU_UNIT_ROWS][CU_MAX_HD + 2]: pieces of split attention */
+    int32_t *arrived;  /* [CU_UNITS] pieces done; zero between calls */
+    uint32_t *barrier; /* [2] of the persistent kernel's blocks; zero between calls */
     uint32_t
         *seen;     /* [CU_PICK_ROWS][CU_MAX_VOCAB / 32] ids already penalized; zero between calls */
     int32_t *hist; /* [CU_HIST] entries of histories */
@@ -48,7 +49,7 @@ typedef struct cu_be {
     void *pick_row;     /* [CU_PICK_ROWS] settings on the device */
     void *pick_host;    /* the same; the first n_pick of them are there */
     int n_pick;
-    float *pick_max;    /* [CU_PICK_ROWS][CU_PICK_PARTS] */
+    float *pick_max; /* [CU_PICK_ROWS][CU_PICK_PARTS] */
     int32_t *pick_at;
     size_t live; /* blocks allocated and not freed */
 } cu_be;
@@ -83,21 +84,23 @@ void cu_launch_set(cu_launch *l, const cu_be *c, dim3 grid, dim3 block, size_t s
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
-/* Layout of weights on the device: canonical rows [N], each padded to 64 bytes (f16: 128).
+/* Layout of weights on the device: canonical rows [N], each padded to 128 bytes.
  *
  *   f16   the values; f32 and bf16 become f16
  *   w8    code + 128 as an unsigned byte; 8 codes are a unit; chunks of 8 units
  *   w4    code + 8; 8 codes are a word, code e in bits 4 (e / 2) + 16 (e % 2), so that two
  *         neighbours come out of one mask as a pair of halves; chunks of 16 words
+ *   w8a8  the codes as they are, rows padded to 128 bytes of zeros
  *
- * Units (words) of a chunk stand in the order 0 4 8 .. 1 5 9 .. 2 6 10 .. 3 7 11 ..: the 16 bytes
- * of a lane then belong to the 8 values of x that it reads together with its neighbours.
+ * Units (words) of a chunk of w8 and w4 stand in the order 0 4 8 .. 1 5 9 .. 2 6 10 .. 3 7 11 ..:
+ * the 16 bytes of a lane then belong to the 8 values of x that it reads together with its
+ * neighbours.
  *
  * bias [N] f32 is followed by [N] f16: cuBLASLt adds a bias of the output's type. */
 q_status cu_prep(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err); /* prep.c */
 void cu_unprep(rt_backend *be, rt_weight *w);
 
-typedef enum cu_scheme { CU_F16, CU_W8, CU_W4 } cu_scheme;
+typedef enum cu_scheme { CU_F16, CU_W8, CU_W4, CU_W8A8 } cu_scheme;
 
 cu_scheme cu_scheme_of(const rt_weight *w);
 
@@ -139,6 +142,7 @@ q_status cu_linear(rt_backend *be, const rt_linear_args *a, q_err *err);
 q_status cu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_err *err);
 q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *err);
 q_status cu_pick(rt_backend *be, const rt_pick_args *a, q_err *err);
+q_status cu_layers(rt_backend *be, const rt_layers_args *a, int *done, q_err *err);
 size_t cu_pick_row_bytes(void); /* of one row's settings */
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-/* One weight as f32, any scheme: for the embedding, the plain product and dequantizing. */
+/* One weight as f32, any scheme but w8a8: for the embedding, the plain product and dequantizing. */
 #ifndef CU_WEIGHT_CUH
 #define CU_WEIGHT_CUH
 

@@ -2,14 +2,18 @@
  *
  * The first row of the table whose conditions fit does it:
  *
+ *   w8a8                            activations to codes, then gemm_w8a8.cu, or up to 64 tokens
+ *                                   gemm_w8a8_few.cu
  *   up to 64 tokens, K % 8 == 0     matrix-vector kernel of the scheme (gemv.cuh)
  *   more, f16                       cuBLASLt
  *   more, w8 and w4                 dequantize a strip of rows of at most CU_TILE bytes, which
- * stays in L2, then cuBLASLt; strip by strip no cuBLASLt, or no kernel in it the matrix-vector
- * kernel, 64 tokens at a time anything                        one warp per output, in plain code
+ *                                   stays in L2, then cuBLASLt; strip by strip
+ *   no cuBLASLt, or no kernel in it the matrix-vector kernel, 64 tokens at a time
+ *   anything                        one warp per output, in plain code
  *
  * Numbers: f16 products, f32 sums; the strip rounds code * scale to f16 once, the other products
- * apply the scale to the sum.  CPU twin: runtime/cpu/linear.c. */
+ * apply the scale to the sum; w8a8 sums are exact.  CPU twin: runtime/cpu/linear.c. */
+#include "runtime/cuda/cu_w8a8.h"
 #include "runtime/cuda/cu_weight.cuh"
 
 /* ---- plain -------------------------------------------------------------------------------- */
@@ -97,6 +101,8 @@ static q_status run_gemv(const cu_be *c, const rt_linear_args *a, int *done, q_e
         case CU_W4:
             Q_TRY(cu_gemv_w4(c, &g, err));
             break;
+        case CU_W8A8: /* has kernels of its own */
+            return Q_OK;
         }
     }
     *done = 1;
@@ -204,6 +210,47 @@ out:
     return st;
 }
 
+/* ---- w8a8 ---------------------------------------------------------------------------------- */
+
+/* As many tokens at a time as have room for their codes.  Up to 64 of them, or on a GPU without
+ * wgmma any number 64 at a time: the kernel for few. */
+static q_status run_w8a8(const cu_be *c, const rt_linear_args *a, int *done, q_err *err)
+{
+    q_status st = Q_OK;
+    const rt_weight *w = a->w;
+    const int64_t cols = a->epi == RT_EPI_SILU_MUL ? w->N / 2 : w->N;
+    const int64_t wide = a->epi == RT_EPI_F32 || a->epi == RT_EPI_ADD ? 4 : 2;
+    const int64_t fit = cu_codes_tokens(w->K);
+    cu_w8a8 g;
+
+    *done = 0;
+    if (cu_scheme_of(w) != CU_W8A8)
+        return Q_OK;
+    g.w = (const int8_t *)w->data;
+    g.scale = w->scale;
+    g.bias = w->bias;
+    g.N = w->N;
+    g.ld = w->row_bytes;
+    g.epi = a->epi;
+    for (int64_t t0 = 0; t0 < a->n_tok; t0 += fit) {
+        const int64_t m = a->n_tok - t0 < fit ? a->n_tok - t0 : fit;
+        const int64_t step = m > CU_ROWS && c->cc == 90 && w->N <= CU_W8A8_GEMM_N ? m : CU_ROWS;
+
+        if (!(a->coded && a->n_tok <= fit))
+            Q_TRY(cu_quant_rows(c, (const __half *)a->x + t0 * w->K, m, w->K, w->x_scale, err));
+        for (int64_t t = 0; t < m; t += step) {
+            g.M = m - t < step ? m - t : step;
+            g.x = cu_codes(c) + t * g.ld;
+            g.xs = cu_codes_scale(c) + t;
+            g.y = (char *)a->y + (t0 + t) * cols * wide;
+            Q_TRY(step > CU_ROWS ? cu_w8a8_gemm(c, &g, err) : cu_w8a8_few(c, &g, err));
+        }
+    }
+    *done = 1;
+out:
+    return st;
+}
+
 /* ---- the table ----------------------------------------------------------------------------- */
 
 typedef q_status (*linear_fn)(const cu_be *c, const rt_linear_args *a, int *done, q_err *err);
@@ -214,10 +261,8 @@ typedef struct linear_row {
 } linear_row;
 
 static const linear_row rows[] = {
-    { CU_ROWS, run_gemv },
-    { INT64_MAX, run_lt },
-    { INT64_MAX, run_gemv },
-    { INT64_MAX, run_plain },
+    { INT64_MAX, run_w8a8 }, { CU_ROWS, run_gemv },    { INT64_MAX, run_lt },
+    { INT64_MAX, run_gemv }, { INT64_MAX, run_plain },
 };
 
 extern "C" q_status cu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)

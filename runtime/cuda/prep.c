@@ -2,18 +2,22 @@
  *
  * Rows are brought into shape in host memory, a strip at a time, and copied.  A weight outside the
  * range of f16 is refused by row: as an infinity it would spoil every token. */
-#include <math.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/q_mem.h"
-#include "runtime/cuda/cu.h"
+#include "runtime/cuda/cu_w8a8.h"
 
 #define STRIP ((size_t)32 << 20) /* bytes brought into shape at a time */
 
 cu_scheme cu_scheme_of(const rt_weight *w)
 {
-    return w->scheme->bits == 4 ? CU_W4 : w->scheme->bits == 8 ? CU_W8 : CU_F16;
+    if (w->scheme->bits == 4)
+        return CU_W4;
+    if (w->scheme->bits == 8)
+        return strcmp(w->scheme->name, "w8a8") == 0 ? CU_W8A8 : CU_W8;
+    return CU_F16;
 }
 
 /* 8 codes, the first in the low nibble, into the order of cu.h */
@@ -33,11 +37,16 @@ static int64_t place(int64_t o, int n)
 }
 
 static void shape_row(uint8_t *dst, int64_t dst_bytes, const uint8_t *src, const qnt_tensor *t,
-                      uint64_t *n_clipped)
+                      int plain, uint64_t *n_clipped)
 {
-    const int bits = t->scheme->quantize_row ? t->scheme->bits : 16;
+    const int bits = qnt_scheme_is_float(t->scheme) ? 16 : t->scheme->bits;
     const int64_t bytes = (int64_t)qnt_row_bytes(t->scheme, t->K), units = dst_bytes / bits;
 
+    if (plain) {
+        memcpy(dst, src, (size_t)bytes);
+        memset(dst + bytes, 0, (size_t)(dst_bytes - bytes));
+        return;
+    }
     if (bits == 16) {
         memset(dst, 0, (size_t)dst_bytes);
         fmt_convert(dst, FMT_F16, src, t->scheme->dtype, (size_t)t->K, n_clipped);
@@ -84,7 +93,8 @@ static q_status upload_codes(rt_backend *be, rt_weight *w, const qnt_tensor *t, 
             uint64_t one = 0;
 
             shape_row(host + i * w->row_bytes, w->row_bytes,
-                      (const uint8_t *)t->codes + (size_t)(n0 + i) * in, t, &one);
+                      (const uint8_t *)t->codes + (size_t)(n0 + i) * in, t,
+                      cu_scheme_of(w) == CU_W8A8, &one);
             clipped += one;
         }
         if (clipped > 0)
@@ -131,21 +141,36 @@ out:
     return st;
 }
 
+static q_status check_w8a8(const qnt_tensor *t, q_err *err)
+{
+    if (!(t->x_scale >= 0) || t->x_scale > FLT_MAX)
+        return q_fail(err, Q_EARG, "weight [%lld, %lld]: activation scale %g; wanted 0 or more",
+                      (long long)t->N, (long long)t->K, (double)t->x_scale);
+    if (t->K > CU_W8A8_MAX_K)
+        return q_fail(err, Q_EUNSUPPORTED,
+                      "cuda: w8a8 of %lld columns, at most %d: use --device cpu", (long long)t->K,
+                      CU_W8A8_MAX_K);
+    return Q_OK;
+}
+
 q_status cu_prep(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
 {
     q_status st = Q_OK;
-    const int quantized = src->scheme->quantize_row != NULL;
-    rt_weight w = { .N = src->N, .K = src->K };
+    const int quantized = !qnt_scheme_is_float(src->scheme);
+    rt_weight w = { .N = src->N, .K = src->K, .x_scale = src->x_scale };
     size_t bytes = 0, pad;
     void *p = NULL;
 
-    if (strcmp(src->scheme->name, "w8a8") == 0)
-        Q_FAIL(err, Q_EUNSUPPORTED, "w8a8 does not run on this device yet: use --device cpu");
+    if (src->scheme->grouped)
+        Q_FAIL(err, Q_EUNSUPPORTED, "%s does not run on this device yet: use --device cpu",
+               src->scheme->name);
     w.scheme = quantized ? src->scheme : qnt_scheme_float(FMT_F16);
     if (src->N < 1 || src->K < 1 || src->N > INT32_MAX || src->K > INT32_MAX)
         Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld]: each side must be 1 .. 2^31 - 1",
                (long long)src->N, (long long)src->K);
-    pad = quantized ? 64 : 128;
+    pad = 128;
+    if (cu_scheme_of(&w) == CU_W8A8)
+        Q_TRY(check_w8a8(src, err));
     w.row_bytes = (int64_t)((qnt_row_bytes(w.scheme, w.K) + pad - 1) / pad * pad);
     if (!q_mul_ok((size_t)w.N, (size_t)w.row_bytes, &bytes))
         Q_FAIL(err, Q_ENOMEM, "weight [%lld, %lld] is too large", (long long)w.N, (long long)w.K);

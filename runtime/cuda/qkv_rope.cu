@@ -5,6 +5,7 @@
  * because a pair may lie anywhere in it (halves or neighbours).  Few tokens: one head a warp, so
  * that the GPU is full; many: eight warps share a token.  K and V go to their page slots in the KV
  * format. */
+#include "runtime/cuda/cu_codes.cuh"
 #include "runtime/cuda/cu_kv.cuh"
 
 #define ROPE_WARPS 8
@@ -16,7 +17,8 @@ typedef struct rope_args {
     const float *q_norm, *k_norm, *inv_freq, *q_scale;
     const int32_t *pos, *seq;
     cu_pages kv;
-    int n_head, n_kv, hd, pairs, step, gap, kv_f32;
+    const float *k_scale, *v_scale;                  /* [n_kv] of an int8 cache */
+    int n_head, n_kv, hd, pairs, step, gap, kv_type; /* kv_type: fmt_dtype */
     float eps, mscale;
 } rope_args;
 
@@ -38,8 +40,12 @@ static __device__ void store_kv(const rope_args &a, const float *head, int which
     char *page = cu_page(a.kv, a.seq[t], pos / RT_PAGE, which, h);
     const int64_t at = (int64_t)(pos % RT_PAGE) * a.hd;
 
+    const float scale = a.kv_type == FMT_I8 ? (which ? a.v_scale : a.k_scale)[h] : 1.0f;
+
     for (int i = (int)threadIdx.x; i < a.hd; i += 32)
-        if (a.kv_f32)
+        if (a.kv_type == FMT_I8)
+            ((int8_t *)page)[at + i] = cu_round_i8(head[i] / scale);
+        else if (a.kv_type == FMT_F32)
             ((float *)page)[at + i] = head[i];
         else
             ((__half *)page)[at + i] = cu_half(head[i]);
@@ -111,8 +117,8 @@ extern "C" q_status cu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_er
                "cuda: head width %lld with %lld rotated; wanted a multiple of 8 up to %d, and an "
                "even number: use --device cpu",
                (long long)m->hd, (long long)m->rot, CU_MAX_HD);
-    if (kv != FMT_F16 && kv != FMT_F32)
-        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: KV cache of type %s: wanted f16 or f32",
+    if (kv != FMT_F16 && kv != FMT_F32 && kv != FMT_I8)
+        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: KV cache of type %s: wanted f16, f32 or int8",
                a->kv->format->name);
     if (n_tok == 0)
         goto out;
@@ -131,7 +137,11 @@ extern "C" q_status cu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_er
     r.pairs = (int)(m->rot / 2);
     r.step = (int)m->rope_step;
     r.gap = (int)m->rope_gap;
-    r.kv_f32 = kv == FMT_F32;
+    r.kv_type = (int)kv;
+    if (kv == FMT_I8) {
+        r.k_scale = a->kv->k_scale + a->layer * a->kv->n_kv;
+        r.v_scale = a->kv->v_scale + a->layer * a->kv->n_kv;
+    }
     r.eps = (float)m->eps;
     r.mscale = (float)m->rope_mscale;
     CU_LAUNCH(

@@ -1,6 +1,8 @@
 /* Speed of the GPU operations at the shapes of one model, against a copy inside the device.
  *
- *     bench_cuda [linear|attn|all [tokens ...]]      default: all 1 16; shapes of Qwen-7B
+ *     bench_cuda [all|linear|f16|w8|w4|w8a8|attn|attn-f16|attn-int8 [tokens ...]]
+ *
+ * Default: all 1 16; shapes of Qwen-7B.
  *
  * The products of several layers follow each other as in a model, so that weights come from memory
  * and not from a cache; the chain is replayed as a graph, 20 times, best of three.  Decode is
@@ -57,6 +59,23 @@ static uint16_t *random_halves(size_t n)
         v[i] = (uint16_t)(0x2000u | (s >> 16 & 0x83ffu));
     }
     return v;
+}
+
+/* Device memory full of them, from one block: several gigabytes would take the host seconds. */
+static void *device_halves(size_t bytes)
+{
+    const size_t block = (size_t)64 << 20;
+    uint16_t *v = random_halves(block / sizeof *v);
+    char *p = device(bytes, NULL);
+    q_err err = { 0 };
+
+    for (size_t at = 0; at < bytes; at += block)
+        check(be->ops->copy(be, p + at, v, bytes - at < block ? bytes - at : block, RT_TO_DEVICE,
+                            &err),
+              &err);
+    check(be->ops->sync(be, &err), &err);
+    q_free(v);
+    return p;
 }
 
 static rt_weight weight(const char *scheme, int64_t N, int64_t K)
@@ -201,18 +220,19 @@ out:
 }
 
 /* n_seq sequences of `len` cached tokens, the last `now` of them queries */
-static void attention(int n_head, int n_kv, int n_seq, int len, int now_tok, double copy)
+static void attention(const rt_kv_format *kv, int n_head, int n_kv, int n_seq, int len, int now_tok,
+                      double copy)
 {
-    static const rt_kv_format f16 = { "f16", FMT_F16 };
+    const size_t wide = fmt_dtype_bytes(kv->dtype);
     const int64_t hd = 128, pages = (len + RT_PAGE - 1) / RT_PAGE, n_tok = (int64_t)n_seq * now_tok;
     const size_t n_kv_elem = (size_t)(LAYERS * n_seq * pages * 2 * n_kv * RT_PAGE * hd);
-    uint16_t *v = random_halves(n_kv_elem);
+    float scale[LAYERS * 64];
     int32_t *ints = q_calloc((size_t)(n_tok + n_seq * pages + 2 * n_seq + 1), sizeof *ints);
     int32_t *block = ints + n_tok, *start = block + n_seq * pages, *kv_len = start + n_seq + 1;
-    const double bytes = 2.0 * (double)n_seq * len * n_kv * (double)hd * 2;
+    const double bytes = 2.0 * (double)n_seq * len * n_kv * (double)hd * (double)wide;
     const double flop = 4.0 * (double)n_tok * n_head * (double)hd * (len - now_tok / 2.0);
     scene s = { .m = { .n_head = n_head, .n_kv = n_kv, .hd = hd },
-                .kv = { &f16, NULL, n_seq * pages, LAYERS, n_kv, hd } };
+                .kv = { kv, NULL, n_seq * pages, LAYERS, n_kv, hd, NULL, NULL } };
     double t;
 
     for (int i = 0; i < n_seq * pages; i++)
@@ -221,35 +241,41 @@ static void attention(int n_head, int n_kv, int n_seq, int len, int now_tok, dou
         start[i + 1] = (i + 1) * now_tok;
         kv_len[i] = len;
     }
-    s.kv.base = device(n_kv_elem * 2, v);
+    for (int i = 0; i < LAYERS * n_kv; i++)
+        scale[i] = 1e-3f;
+    s.kv.base = device_halves(n_kv_elem * wide);
+    s.kv.k_scale = s.kv.v_scale = device((size_t)(LAYERS * n_kv) * sizeof *scale, scale);
     s.b = (rt_batch){ .n_tok = (int)n_tok,
                       .n_seq = n_seq,
                       .max_blocks = (int)pages,
                       .q_start = device((size_t)(n_seq + 1) * 4, start),
                       .kv_len = device((size_t)n_seq * 4, kv_len),
                       .block = device((size_t)(n_seq * pages) * 4, block) };
-    void *q = device((size_t)(n_tok * n_head * hd) * 2, v);
+    void *q = device_halves((size_t)(n_tok * n_head * hd) * 2);
     void *y = device((size_t)(n_tok * n_head * hd) * 2, NULL);
 
     for (int l = 0; l < LAYERS; l++)
         s.a[l] = (rt_attn_args){ .b = &s.b, .m = &s.m, .q = q, .kv = &s.kv, .y = y, .layer = l };
     t = seconds(run_scene, &s) / LAYERS;
-    printf("attn %2d/%2d heads, %3d x %5d of %5d tokens %9.1f us  %7.1f GB/s %5.1f %% of copy  "
-           "%6.1f TFLOP/s\n",
-           n_head, n_kv, n_seq, now_tok, len, 1e6 * t, 1e-9 * bytes / t, 100 * bytes / t / copy,
-           1e-12 * flop / t);
+    printf(
+        "attn %-4s %2d/%2d heads, %3d x %5d of %5d tokens %9.1f us  %7.1f GB/s %5.1f %% of copy  "
+        "%6.1f TFLOP/s\n",
+        kv->name, n_head, n_kv, n_seq, now_tok, len, 1e6 * t, 1e-9 * bytes / t,
+        100 * bytes / t / copy, 1e-12 * flop / t);
     fflush(stdout);
-    void *all[] = { s.kv.base, s.b.q_start, s.b.kv_len, s.b.block, q, y };
+    void *all[] = {
+        s.kv.base, (void *)(uintptr_t)s.kv.k_scale, s.b.q_start, s.b.kv_len, s.b.block, q, y
+    };
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         be->ops->free(be, all[i]);
-    q_free(v);
     q_free(ints);
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const schemes[] = { "f16", "w8", "w4" };
+    static const char *const schemes[] = { "f16", "w8", "w4", "w8a8" };
+    static const rt_kv_format kv[] = { { "f16", FMT_F16 }, { "int8", FMT_I8 } };
     const char *what = argc > 1 ? argv[1] : "all";
     int tokens[16] = { 1, 16 }, n_tokens = 2;
     q_err err = { 0 };
@@ -264,14 +290,19 @@ int main(int argc, char **argv)
     check(err.code, &err);
     check(be->ops->bandwidth(be, &copy, &err), &err);
     printf("%s, copy %.0f GB/s\n", be->title, 1e-9 * copy);
-    for (size_t i = 0; i < 3 && strcmp(what, "attn") != 0; i++)
-        linear(schemes[i], tokens, n_tokens, copy);
-    if (strcmp(what, "linear") != 0) {
-        attention(32, 32, 1, 512, 1, copy);
-        attention(32, 32, 1, 4096, 1, copy);
-        attention(32, 32, 16, 4096, 1, copy);
-        attention(28, 4, 16, 4096, 1, copy);
-        attention(32, 32, 8, 2048, 2048, copy);
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
+        if (strcmp(what, "all") == 0 || strcmp(what, "linear") == 0 ||
+            strcmp(what, schemes[i]) == 0)
+            linear(schemes[i], tokens, n_tokens, copy);
+    for (size_t i = 0; i < sizeof kv / sizeof kv[0]; i++) {
+        if (strcmp(what, "all") != 0 && strcmp(what, "attn") != 0 &&
+            !(strncmp(what, "attn-", 5) == 0 && strcmp(what + 5, kv[i].name) == 0))
+            continue;
+        attention(&kv[i], 32, 32, 1, 512, 1, copy);
+        attention(&kv[i], 32, 32, 1, 4096, 1, copy);
+        attention(&kv[i], 32, 32, 16, 4096, 1, copy);
+        attention(&kv[i], 28, 4, 16, 4096, 1, copy);
+        attention(&kv[i], 32, 32, 8, 2048, 2048, copy);
     }
     rt_backend_close(be);
     return 0;

@@ -19,6 +19,17 @@ expect_exit 0 "$(bin qwen-inspect)" "$tmp/sq"
 expect_stdout 'scheme f16 w8a8 kv8'
 tap_ok "--smoothquant calibrates; with --stats it gives the same bytes"
 
+expect_exit 0 "$convert" -i "$model" -o "$tmp/auto" --smoothquant auto "${cal[@]}" \
+    --save-stats "$tmp/auto.h5"
+expect_exit 0 "$convert" -i "$model" -o "$tmp/auto2" --smoothquant auto --stats "$tmp/auto.h5" --threads 1
+expect_equal "$(root_of "$tmp/auto2")" "$(root_of "$tmp/auto")"
+expect_exit 64 "$convert" -i "$model" -o "$tmp/auto3" --smoothquant auto --stats "$tmp/stats.h5"
+expect_stderr 'these statistics hold no exponents: calibrate with --smoothquant auto'
+expect_exit 78 "$convert" -i "$model" -o "$tmp/auto3" --smoothquant auto "${cal[@]}" --max-ram 12MiB
+expect_stderr 'max-ram allows 12582912'
+rm -rf "$tmp/auto3.job"
+tap_ok "--smoothquant auto chooses exponents; statistics without them are refused"
+
 expect_exit 0 "$convert" -i "$model" -o "$tmp/dry" --smoothquant 0.5 "${cal[@]}" --dry-run
 expect_stdout '^calibration: 12 samples, [0-9]+ tokens, hidden states 0.00 GB, 0.0[0-9] GB of memory'
 expect_stdout 'model.layers.7.mlp.c_proj.weight.int8.col.0.bin'

@@ -9,8 +9,8 @@ for word in --input --output --storage-type --tensor-parallelism --dry-run --for
     --verify --json --threads --smoothquant=A --calibrate-kv-cache --stats=FILE 'Examples:' 'Exit codes: 0 done; 64 usage'; do
     expect_stdout "$word"
 done
-expect_equal "$(grep -c '^  qwen-convert ' "$tmp/stdout")" 4
-tap_ok "--help teaches options, four examples and exit codes on stdout"
+expect_equal "$(grep -c '^  qwen-convert ' "$tmp/stdout")" 6
+tap_ok "--help teaches options, six examples and exit codes on stdout"
 
 expect_exit 0 "$convert" --version
 expect_stdout '^qwenkit [0-9]+\.[0-9]+\.[0-9]+$'
@@ -49,7 +49,7 @@ mkdir "$tmp/empty"
 expect_exit 66 "$convert" -i "$tmp/empty" -o "$tmp/o"
 expect_stderr 'no config.json'
 expect_exit 65 "$convert" -i "$model/config.json" -o "$tmp/o"
-expect_stderr 'not a directory'
+expect_stderr 'neither a directory nor an HDF5 file'
 expect_exit 78 "$convert" -i "$model" -o "$tmp/o" -p 3
 expect_stderr '3 ranks do not divide attention heads 2: use --tensor-parallelism 2'
 expect_exit 66 "$convert" --verify "$tmp/none"

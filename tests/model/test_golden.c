@@ -60,10 +60,18 @@ static void t_perplexity_int4(void)
     T_NEAR(tm_perplexity(MODEL, "int4"), 15.9883, 15.988 * 0.005);
 }
 
-static const t_case cases[] = {
-    T(t_logits),          T(t_long_prefill),    T(t_greedy), T(t_perplexity_f16),
-    T(t_perplexity_int8), T(t_perplexity_int4), { 0 }
-};
+/* rounded while loading, not smoothed */
+static void t_perplexity_w8a8(void)
+{
+    if (!tm_on_gpu())
+        T_SKIP("tests/cli/calibrate_golden.sh does it on the CPU, which takes a minute");
+    T_NEAR(tm_perplexity(MODEL, "w8a8"), 14.6598, 14.6598 * 0.003);
+}
+
+static const t_case cases[] = { T(t_logits),          T(t_long_prefill),
+                                T(t_greedy),          T(t_perplexity_f16),
+                                T(t_perplexity_int8), T(t_perplexity_int4),
+                                T(t_perplexity_w8a8), { 0 } };
 
 int main(int argc, char **argv)
 {

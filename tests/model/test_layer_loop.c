@@ -269,7 +269,7 @@ static void t_stop_and_continue(void)
             stop_flag = 0;
             steps_left = steps;
             T_OK(cal_run_open(&r, f.src, &f.o, &err), err);
-            T_OK(cal_ranges_open(&got, fmt_src_model(f.src), &err), err);
+            T_OK(cal_ranges_open(&got, f.src, 0, &err), err);
             inner = got.client;
             got.client.observe = count_down;
             T_OK(rt_backend_open(&r.be, "cpu", 2, &err), err);
@@ -380,12 +380,13 @@ static q_status zero_observe(void *self, const cal_view *v, q_err *err)
 }
 
 /* down becomes zeros in layer 1 */
-static q_status zero_change(void *self, rt_model *one, int64_t layer, q_err *err)
+static q_status zero_change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
 {
     q_status st = Q_OK;
     qnt_tensor t = { .scheme = qnt_scheme_find("f32"), .N = 256, .K = 768 };
 
     (void)self;
+    T_INT(pass, 0);
     if (layer != 1)
         return Q_OK;
     if (!(t.codes = q_calloc(256 * 768, sizeof(float))))
@@ -409,7 +410,7 @@ static void t_replace(void)
     cal_run r;
     rt_backend *be = NULL;
     zero z = { 0 };
-    const cal_client c = { .points_0 = CAL_BIT(CAL_FFN_MID),
+    const cal_client c = { .early = { CAL_BIT(CAL_FFN_MID) },
                            .points = CAL_BIT(CAL_DOWN),
                            .self = &z,
                            .observe = zero_observe,

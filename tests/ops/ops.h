@@ -12,6 +12,7 @@
 
 #include "formats/base/q_half.h"
 #include "formats/base/q_mem.h"
+#include "quant/rtn_group.h"
 #include "runtime/backend.h"
 #include "tests/t.h"
 
@@ -162,6 +163,8 @@ static inline float *op_random(size_t n, uint64_t seed, float size)
 
 /* A weight of any scheme from f32 values [N, K] (borrowed); scale and codes as the loader makes
  * them.  w receives what the codes mean, exactly (it may be v itself). */
+#define OP_GROUP 24 /* odd to every tile of the kernels */
+
 static inline qnt_tensor op_tensor(const char *scheme, const float *v, const float *bias, int64_t N,
                                    int64_t K, float *w)
 {
@@ -171,8 +174,11 @@ static inline qnt_tensor op_tensor(const char *scheme, const float *v, const flo
     T_TRUE(t.scheme);
     row = qnt_row_bytes(t.scheme, K);
     t.codes = op_host((size_t)N * row);
-    if (t.scheme->quantize_row)
-        t.scale = op_host((size_t)N * sizeof *t.scale);
+    t.group = t.scheme->grouped ? OP_GROUP : 0;
+    if (!qnt_scheme_is_float(t.scheme))
+        t.scale = op_host((size_t)(N * qnt_n_groups(t.scheme, K, t.group)) * sizeof *t.scale);
+    if (t.scheme->grouped)
+        t.zero = op_host((size_t)(N * qnt_n_groups(t.scheme, K, t.group)));
     if (bias) {
         t.bias = op_host((size_t)N * sizeof *t.bias);
         memcpy(t.bias, bias, (size_t)N * sizeof *t.bias);
@@ -180,11 +186,15 @@ static inline qnt_tensor op_tensor(const char *scheme, const float *v, const flo
     for (int64_t n = 0; n < N; n++) {
         void *codes = (char *)t.codes + (size_t)n * row;
 
-        if (t.scale)
+        const qnt_row r = qnt_tensor_row(&t, n);
+
+        if (t.scheme->grouped)
+            qnt_rtn_group(&t, n, v + n * K, n % 2 == 0);
+        else if (t.scale)
             t.scheme->quantize_row(codes, &t.scale[n], v + n * K, K);
         else
             fmt_convert(codes, t.scheme->dtype, v + n * K, FMT_F32, (size_t)K, NULL);
-        t.scheme->dequantize_row(w + n * K, codes, t.scale ? t.scale[n] : 1.0f, K);
+        t.scheme->dequantize(w + n * K, &r, 0, K);
     }
     return t;
 }

@@ -359,7 +359,7 @@ static void check_detect(const char *dir, txt_chat_format want)
     char *path = q_path_join(dir, "config.json");
     fmt_json *config = config_of(path);
     txt_chat_format f = TXT_CHAT_FORMATS;
-    const txt_chat_files files = { .dir = dir, .config = config };
+    const txt_chat_files files = { .files.dir = dir, .config = config };
 
     T_OK(txt_chat_detect(&f, &files, &err), err);
     T_STR(txt_chat_format_name(f), txt_chat_format_name(want));
@@ -415,7 +415,7 @@ static void t_detect_order(void)
     fmt_json *named = parse("{\"model_type\": \"chatglm\", \"_name_or_path\": \"x/chatglm2-6b\"}");
     fmt_json *glm = parse("{\"model_type\": \"chatglm\"}");
     fmt_json *qwen2 = parse("{\"model_type\": \"qwen2\"}");
-    txt_chat_files files = { .dir = dir };
+    txt_chat_files files = { .files.dir = dir };
     txt_chat_format f = TXT_CHAT_FORMATS;
 
     T_OK(q_dir_make(dir, &err), err);
@@ -463,7 +463,7 @@ static void t_detect_order(void)
 static void t_detect_jinja(void)
 {
     char *dir = q_path_join(t_tmpdir(), "jinja");
-    const txt_chat_files files = { .dir = dir };
+    const txt_chat_files files = { .files.dir = dir };
     fmt_json *config = config_of(T_SHARED("models/qwen2-tiny/tokenizer_config.json"));
     const char *template = fmt_json_text(fmt_json_get(config, "chat_template"));
     txt_chat_format f = TXT_CHAT_FORMATS;
@@ -482,7 +482,7 @@ static void t_detect_jinja(void)
 static void t_detect_list(void)
 {
     char *dir = q_path_join(t_tmpdir(), "list");
-    const txt_chat_files files = { .dir = dir };
+    const txt_chat_files files = { .files.dir = dir };
     fmt_json *config = config_of(T_SHARED("models/qwen2-tiny/tokenizer_config.json"));
     fmt_json *out = NULL, *list = NULL, *row = NULL;
     txt_chat_format f = TXT_CHAT_FORMATS;

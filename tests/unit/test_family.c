@@ -273,8 +273,6 @@ static void t_refused(void)
         { QWEN(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0}"), Q_EUNSUPPORTED,
           "'rope_scaling': scaled rotary embeddings" },
         { QWEN(", \"use_sliding_window\": true"), Q_EUNSUPPORTED, "sliding windows" },
-        { QWEN(", \"quantization_config\": {\"bits\": 4}"), Q_EUNSUPPORTED,
-          "'quantization_config': quantized checkpoints" },
         { QWEN(", \"num_key_value_heads\": 3"), Q_ECONFIG,
           "4 heads are no multiple of 3 key/value heads" },
         { QWEN(", \"num_key_value_heads\": 0"), Q_ECONFIG, "'num_key_value_heads' is 0" },

@@ -9,7 +9,9 @@ static void t_real(void)
     q_err err = { 0 };
     fmt_gen_config g;
 
-    T_OK(fmt_gen_config_read(&g, T_SHARED("data/tokenizers/configs/qwen-7b"), &err), err);
+    T_OK(fmt_gen_config_read(&g, &(fmt_files){ .dir = T_SHARED("data/tokenizers/configs/qwen-7b") },
+                             &err),
+         err);
     T_STR(g.chat_format, "raw");
     T_INT(g.do_sample, 1);
     T_INT(g.top_k, 0);
@@ -19,7 +21,9 @@ static void t_real(void)
     T_INT(g.max_new_tokens, 512);
     T_INT(g.n_eos, 1);
     T_INT(g.eos[0], 151643);
-    T_OK(fmt_gen_config_read(&g, T_SHARED("data/tokenizers/configs/qwen3-8b"), &err), err);
+    T_OK(fmt_gen_config_read(
+             &g, &(fmt_files){ .dir = T_SHARED("data/tokenizers/configs/qwen3-8b") }, &err),
+         err);
     T_STR(g.chat_format, "");
     T_INT(g.top_k, 20);
     T_NEAR(g.temperature, 0.6, 1e-15);
@@ -45,7 +49,8 @@ static void t_defaults(void)
     q_err err = { 0 };
     fmt_gen_config g, none;
 
-    T_OK(fmt_gen_config_read(&none, t_tmpdir(), &err), err); /* no such file there */
+    T_OK(fmt_gen_config_read(&none, &(fmt_files){ .dir = t_tmpdir() }, &err),
+         err); /* no such file there */
     T_OK(parse(&g, "{\"eos_token_id\": null, \"top_k\": null}", &err), err);
     T_TRUE(memcmp(&g, &none, sizeof g) == 0);
     T_INT(g.do_sample, 0);

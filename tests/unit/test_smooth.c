@@ -156,7 +156,7 @@ static void t_same_layer(void)
     q_err err = { 0 };
 
     for (size_t a = 0; a < 5; a++) {
-        double before[TOKENS][HID], after[TOKENS][HID], size = 0, diff = 0;
+        double before[TOKENS][HID], after[TOKENS][HID], alpha[FMT_ROLES], size = 0, diff = 0;
         qnt_layer l;
         qnt_ranges r, seen;
 
@@ -165,7 +165,9 @@ static void t_same_layer(void)
         T_OK(qnt_ranges_alloc(&seen, &model, &err), err);
         forward(before, &l, &r);
         T_OK(qnt_smooth_check(&r, &model, 0, &err), err);
-        T_OK(qnt_smooth_layer(&l, &r, &model, alphas[a], &err), err);
+        for (int i = 0; i < FMT_ROLES; i++)
+            alpha[i] = alphas[a];
+        T_OK(qnt_smooth_layer(&l, &r, &model, alpha, &err), err);
         forward(after, &l, &seen);
         for (int t = 0; t < TOKENS; t++)
             for (int i = 0; i < HID; i++) {
@@ -206,7 +208,9 @@ static double column(const float *w, int n0, int n1, int K, int k)
 /* The factors, read off what was divided and multiplied. */
 static void t_factors(void)
 {
-    const double a = 0.5;
+    const double a = 0.5, alpha[FMT_ROLES] = {
+        [FMT_ATTN_QKV] = a, [FMT_ATTN_OUT] = a, [FMT_FFN_GATE_UP] = a, [FMT_FFN_DOWN] = a
+    };
     q_err err = { 0 };
     qnt_layer l, old;
     qnt_ranges r;
@@ -224,7 +228,7 @@ static void t_factors(void)
         r.in[FMT_FFN_DOWN][k] = k == 0 ? 0 : 100;
     for (int n = 0; n < HID; n++)
         l.w[FMT_FFN_DOWN][n * FFN + 1] = old.w[FMT_FFN_DOWN][n * FFN + 1] = 0; /* never read */
-    T_OK(qnt_smooth_layer(&l, &r, &model, a, &err), err);
+    T_OK(qnt_smooth_layer(&l, &r, &model, alpha, &err), err);
 
     for (int g = 0; g < KV; g++)
         for (int c = 0; c < HD; c++) {

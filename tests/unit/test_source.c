@@ -269,7 +269,8 @@ static void t_paths(void)
     const char *hf = hf_dir(&tiny);
 
     T_ERR(fmt_src_open(&s, tmp("nothing"), &err), err, Q_ENOINPUT, "nothing: no such model");
-    T_ERR(fmt_src_open(&s, tmp("hf/config.json"), &err), err, Q_EFORMAT, "not a directory");
+    T_ERR(fmt_src_open(&s, tmp("hf/config.json"), &err), err, Q_EFORMAT,
+          "neither a directory nor an HDF5 file");
     T_OK(q_dir_make(tmp("empty"), &err), err);
     T_ERR(fmt_src_open(&s, tmp("empty"), &err), err, Q_ENOINPUT,
           "no config.json (Hugging Face) and no config.ini (FT) in it");

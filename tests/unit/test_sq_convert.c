@@ -327,9 +327,10 @@ static void t_load_float(void)
     T_OK(qnt_load(&f, s, FMT_FFN_DOWN, 1, &(qnt_load_opts){ 0 }, &err), err);
     T_NEAR(t.x_scale, 0, 0);
     for (int64_t n = 0; n < t.N; n++) {
+        const qnt_row r = qnt_tensor_row(&f, n);
         float row[20], max = 0;
 
-        f.scheme->dequantize_row(row, (uint16_t *)f.codes + n * 20, 1, 20);
+        f.scheme->dequantize(row, &r, 0, 20);
         for (int k = 0; k < 20; k++)
             max = fmaxf(max, fabsf(row[k]));
         T_NEAR(t.scale[n], max / 127, 0);

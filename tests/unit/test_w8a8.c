@@ -47,7 +47,7 @@ static void t_random_rows(void)
         s->quantize_row(codes, &scale, row, K);
         T_INT(codes[K], 77);
         T_NEAR(scale, qnt_absmax(row, K) / 127.0f, 0);
-        s->dequantize_row(back, codes, scale, K);
+        s->dequantize(back, &(qnt_row){ .codes = codes, .scale = &scale }, 0, K);
         for (int64_t k = 0; k < K; k++) {
             check_code(codes[k], row[k], qnt_absmax(row, K));
             T_NEAR(back[k], (float)codes[k] * scale, 0);

@@ -1,0 +1,51 @@
+/* Client of the calibration loop that quantizes: GPTQ, AWQ, or both.
+ *
+ *     cal_quant q;
+ *     Q_TRY(cal_quant_open(&q, src, &opts, err));
+ *     o.client = &q.client;  Q_TRY(cal_loop_run(&o, err));
+ *     ... q.stat[layer * FMT_ROLES + role] ...      ... out: cal_quant_close(&q);
+ *
+ * For every layer: second moments of the inputs of its linears (obs_gram.h); with `factors` those
+ * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; the layer is replaced by what
+ * the codes mean, so that the next one sees what it will see at run time; and the result becomes a
+ * file of the job (quant_file.h).  With `sequential` the four linears of a layer are quantized in
+ * four passes, each seeing the ones before it quantized.
+ * Memory: the f32 weights of one layer twice, and its second moments.  Threads: one. */
+#ifndef CAL_OBS_QUANT_H
+#define CAL_OBS_QUANT_H
+
+#include "calibrate/obs_gram.h"
+#include "calibrate/quant_file.h"
+#include "calibrate/layer_f32.h"
+
+typedef struct cal_quant_opts {
+    int bits, sym;
+    int64_t group; /* -1: all of a row */
+    int gptq;      /* 0: to the nearest */
+    int act_order; /* gptq: columns by falling second moment */
+    double damp;   /* gptq; 0: 0.01 */
+    int factors;   /* AWQ's */
+    int clip;      /* not gptq: ranges of groups by their error */
+    int sequential;
+    const volatile sig_atomic_t *stop;
+    const q_log *log;
+} cal_quant_opts;
+
+typedef struct cal_quant {
+    cal_client client;
+    const fmt_src *src;
+    cal_quant_opts o;
+    cal_gram gram;
+    qnt_layer layer;      /* of the source, folded; in f32 */
+    cal_quant_layer out;  /* of the current layer */
+    cal_quant_stat *stat; /* [layers, FMT_ROLES] */
+    cal_quant_cost *cost; /* [layers] */
+    double since;         /* q_now at the begin of the layer */
+} cal_quant;
+
+/* Errors: Q_EUNSUPPORTED (a model whose linears are not floats), Q_ENOMEM. */
+q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err);
+void cal_quant_close(cal_quant *q);
+uint64_t cal_quant_bytes(const fmt_model *m); /* of memory, beside those of the loop */
+
+#endif

@@ -1,0 +1,41 @@
+/* Reports of runs that quantize: how they were made, what every linear lost, what its inputs look
+ * like, what the run cost.
+ *
+ *     cal_quant_report o = { .method = "gptq", .input = dir, .output = "m.h5", .src = src, ... };
+ *     Q_TRY(cal_quant_report_write(&o, err));       m.report.html, m.report.json
+ *
+ * Threads: one. */
+#ifndef CAL_QUANT_REPORT_H
+#define CAL_QUANT_REPORT_H
+
+#include "calibrate/obs_quant.h"
+#include "calibrate/stats_file.h"
+#include "formats/report.h"
+
+typedef struct cal_quant_report {
+    const char *method; /* "gptq", "awq", "nearest" */
+    const char *input, *output;
+    const fmt_src *src;
+    const cal_quant_opts *quant;
+    const cal_quant *result;    /* NULL: rounded without calibration */
+    const cal_stats_info *info; /* likewise */
+    uint64_t seed;
+    uint64_t bytes; /* of the archive */
+    const char *root_sha256;
+    double seconds;
+} cal_quant_report;
+
+/* Errors: Q_ECREATE, Q_EIO, Q_ENOMEM. */
+q_status cal_quant_report_write(const cal_quant_report *o, q_err *err);
+
+/* ---- for reports of other runs --------------------------------------------------------------- */
+
+/* "m.report" .ext for "m.h5" and "m"; owned by the caller, NULL: no memory. */
+char *cal_report_path(const char *output, const char *ext);
+/* A report belongs to its output: one of an earlier output of that name is replaced. */
+q_status cal_report_save(const fmt_report *r, const char *output, q_err *err);
+const char *cal_report_role(fmt_role role); /* "gate and up" */
+/* path between quotes where a shell needs them; owned by the caller, NULL: no memory */
+char *cal_report_quoted(const char *path);
+
+#endif

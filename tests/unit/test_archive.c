@@ -1,0 +1,544 @@
+/* Archives that are not as they should be: every attribute, shape and type that is wrong is refused
+ * with its name; cut anywhere they do not open; every flipped bit is found; what a writer leaves
+ * when it is stopped or the disk is full is nothing. */
+#include <dirent.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "convert/archive.h"
+#include "formats/apart.h"
+#include "formats/arch.h"
+#include "formats/h5file.h"
+#include "quant/load.h"
+#include "tests/t_packed.h"
+
+static const char *tmp(const char *name)
+{
+    static char buf[16][256];
+    static int turn;
+    char *p = buf[turn++ & 15];
+
+    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
+    return p;
+}
+
+/* Many files in turn, without waiting for the disk. */
+static void put_raw(const char *path, const char *p, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+
+    T_TRUE(f != NULL);
+    T_TRUE(fwrite(p, 1, n, f) == n);
+    T_INT(fclose(f), 0);
+}
+
+/* ---- an archive by hand -----------------------------------------------------------------------
+ */
+
+#define M0   "model.layers.0.mlp.up_proj"
+#define AT   "/tensors/" M0
+#define NONE (-1000000)
+
+/* What is different from a good archive. */
+typedef struct tweak {
+    const char *attr; /* of the module M0: left out, or has the value `v` */
+    int64_t v;
+    const char *text; /* a text attribute: "" leaves it out */
+    const char *root; /* attribute of the file: left out, or `v` */
+    const char *drop; /* this dataset is left out */
+    const char *bend; /* gets a row less */
+    const char *retype;
+    const char *extra; /* a dataset more */
+    const char *config;
+    int poke_g_idx;
+    int kv; /* 1: scales of a KV cache; 2: of the wrong length; 3: of one layer only */
+} tweak;
+
+static void put_array(fmt_h5w *w, const char *place, pk_array *a, const tweak *t)
+{
+    q_err err = { 0 };
+
+    if (t->retype && strcmp(t->retype, place) == 0)
+        a->dtype = a->dtype == FMT_F16 ? FMT_U16 : FMT_F32;
+    if (t->bend && strcmp(t->bend, place) == 0)
+        a->shape[0]--;
+    if (t->poke_g_idx && strcmp(place, AT "/g_idx") == 0)
+        ((int32_t *)a->data)[63] = 2;
+    if (!(t->drop && strcmp(t->drop, place) == 0))
+        T_OK(fmt_h5_put(w, place, a->dtype, a->ndim, a->shape, a->data, &err), err);
+    q_free(a->data);
+}
+
+static void put_attrs(fmt_h5w *w, const char *place, const pk_module *m, const pk_opts *o,
+                      const tweak *t)
+{
+    q_err err = { 0 };
+    const int here = strcmp(place, AT) == 0;
+    const struct {
+        const char *key;
+        int64_t v;
+    } ints[] = { { "bits", o->bits },     { "group_size", o->group }, { "sym", o->sym },
+                 { "desc_act", 0 },       { "zero_offset", 0 },       { "in_features", m->K },
+                 { "out_features", m->N } };
+    const struct {
+        const char *key, *v;
+    } texts[] = { { "quant_method", "gptq" }, { "pack_axis", "K" } };
+
+    for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++) {
+        const int odd = here && t->attr && strcmp(t->attr, ints[i].key) == 0;
+
+        if (!(odd && t->v == NONE))
+            T_OK(fmt_h5_attr_int(w, place, ints[i].key, odd ? t->v : ints[i].v, &err), err);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        const int odd = here && t->attr && strcmp(t->attr, texts[i].key) == 0;
+
+        if (!(odd && !*t->text))
+            T_OK(fmt_h5_attr_str(w, place, texts[i].key, odd ? t->text : texts[i].v, &err), err);
+    }
+}
+
+static void put_kv(fmt_h5w *w, const tweak *t)
+{
+    q_err err = { 0 };
+    const float v[PK_KV + 1] = { 0.5f, 0.25f, 1 };
+
+    for (int l = 0; l < (t->kv == 3 ? 1 : PK_LAYERS); l++)
+        for (int i = 0; i < 2; i++) {
+            char place[64];
+
+            snprintf(place, sizeof place, "/kv/layers.%d/%c_scale", l, i ? 'v' : 'k');
+            T_OK(fmt_h5_put(w, place, FMT_F32, 1, (int64_t[]){ PK_KV + (t->kv == 2) }, v, &err),
+                 err);
+        }
+}
+
+static void put_module(fmt_h5w *w, const pk_module *m, const pk_opts *o, const tweak *t)
+{
+    char place[256];
+    pk_array a[6];
+    const int n = pk_pack(a, m, o);
+
+    for (int k = 0; k < n; k++) {
+        snprintf(place, sizeof place, "/tensors/%s/%s", m->name, a[k].name + strlen(m->name) + 1);
+        put_array(w, place, &a[k], t);
+    }
+    if (m->bias) {
+        pk_bias(a, m);
+        snprintf(place, sizeof place, "/tensors/%s/bias", m->name);
+        put_array(w, place, a, t);
+    }
+    snprintf(place, sizeof place, "/tensors/%s", m->name);
+    put_attrs(w, place, m, o, t);
+}
+
+static void write_archive(const char *path, const tweak *t)
+{
+    q_err err = { 0 };
+    const pk_opts o = { .family = "qwen2", .layout = PK_GPTQ_V2, .bits = 4, .group = 32 };
+    fmt_h5w *w = NULL;
+    pk_module m;
+    pk_array a;
+    q_buf config = { 0 };
+    char place[256];
+
+    pk_write_config(t_tmpdir(), &o);
+    T_OK(q_file_slurp(&config, tmp("config.json"), 1 << 20, &err), err);
+    T_OK(fmt_h5_create(&w, path, 1, &err), err);
+    if (!(t->root && strcmp(t->root, "format") == 0))
+        T_OK(fmt_h5_attr_str(w, "/", "format", FMT_ARCH_FORMAT, &err), err);
+    if (!(t->root && t->v == NONE && strcmp(t->root, "format_version") == 0))
+        T_OK(fmt_h5_attr_int(w, "/", "format_version", t->root ? t->v : 1, &err), err);
+    if (!(t->drop && strcmp(t->drop, "/meta/config.json") == 0))
+        T_OK(fmt_h5_put_bytes(w, "/meta/config.json", t->config ? t->config : config.data,
+                              t->config ? strlen(t->config) : config.size, &err),
+             err);
+    T_OK(fmt_h5_put_bytes(w, "/meta/manifest.json", "{}", 2, &err), err);
+    for (int i = 0; pk_module_at(&m, &o, i); i++)
+        put_module(w, &m, &o, t);
+    for (int i = 0; pk_float_at(&a, &o, i); i++) {
+        snprintf(place, sizeof place, "/tensors/%s", a.name);
+        put_array(w, place, &a, t);
+    }
+    if (t->extra)
+        T_OK(fmt_h5_put(w, t->extra, FMT_F16, 1, (int64_t[]){ 1 }, "\0\0", &err), err);
+    if (t->kv)
+        put_kv(w, t);
+    T_OK(fmt_h5_commit(w, &err), err);
+    fmt_h5w_close(w);
+    q_buf_free(&config);
+}
+
+static q_status load_all(const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_src *s = NULL;
+    qnt_tensor t = { 0 };
+
+    Q_TRY(fmt_src_open(&s, path, err));
+    for (int64_t l = 0; l < PK_LAYERS; l++)
+        for (int r = 0; r < FMT_ROLES; r++)
+            if (fmt_role_get((fmt_role)r)->quant) {
+                Q_TRY(qnt_load(&t, s, (fmt_role)r, l, &(qnt_load_opts){ 0 }, err));
+                qnt_tensor_free(&t);
+            }
+out:
+    fmt_src_close(s);
+    return st;
+}
+
+static void t_wrong(void)
+{
+    static const struct {
+        tweak t;
+        q_status want;
+        const char *part;
+    } rows[] = {
+        { { 0 }, Q_OK, "" },
+        { { .kv = 1 }, Q_OK, "" },
+        { { .attr = "bits", .v = NONE }, Q_EFORMAT, "'" AT "' has no attribute 'bits'" },
+        { { .attr = "group_size", .v = NONE }, Q_EFORMAT, "no attribute 'group_size'" },
+        { { .attr = "sym", .v = NONE }, Q_EFORMAT, "no attribute 'sym'" },
+        { { .attr = "desc_act", .v = NONE }, Q_EFORMAT, "no attribute 'desc_act'" },
+        { { .attr = "zero_offset", .v = NONE }, Q_EFORMAT, "no attribute 'zero_offset'" },
+        { { .attr = "in_features", .v = NONE }, Q_EFORMAT, "no attribute 'in_features'" },
+        { { .attr = "out_features", .v = NONE }, Q_EFORMAT, "no attribute 'out_features'" },
+        { { .attr = "quant_method", .text = "" }, Q_EFORMAT, "no attribute 'quant_method'" },
+        { { .attr = "pack_axis", .text = "" }, Q_EFORMAT, "no attribute 'pack_axis'" },
+        { { .attr = "pack_axis", .text = "N" }, Q_EUNSUPPORTED, "pack_axis 'N'" },
+        { { .attr = "quant_method", .text = "a name that is longer than any method has" },
+          Q_EFORMAT,
+          "attribute 'quant_method' of '" AT "' has" },
+        { { .attr = "bits", .v = 3 }, Q_EUNSUPPORTED, "bits 3" },
+        { { .attr = "bits", .v = 8 }, Q_ESHAPE, "has 64 inputs and 96 outputs in 8 bits" },
+        { { .attr = "group_size", .v = 0 }, Q_EUNSUPPORTED, "group_size 0" },
+        { { .attr = "group_size", .v = 64 }, Q_EUNSUPPORTED, "mixed archives are not read" },
+        { { .attr = "zero_offset", .v = 1 }, Q_EUNSUPPORTED, "zero_offset 1" },
+        { { .attr = "in_features", .v = 128 }, Q_ESHAPE, "'" AT "/qweight' is [8, 96]" },
+        { { .attr = "out_features", .v = INT64_MAX }, Q_ESHAPE, "qweight' is [8, 96]" },
+        { { .root = "format" }, Q_EFORMAT, "no model archive" },
+        { { .root = "format_version", .v = NONE }, Q_EFORMAT, "no attribute 'format_version'" },
+        { { .root = "format_version", .v = 2 }, Q_EUNSUPPORTED, "format_version 2, up to 1" },
+        { { .root = "format_version", .v = 0 }, Q_EUNSUPPORTED, "format_version 0" },
+        { { .drop = "/meta/config.json" }, Q_EFORMAT, "'/meta/config.json' is missing" },
+        { { .drop = AT "/qweight" }, Q_EFORMAT, "'" AT "/qweight' is missing" },
+        { { .drop = AT "/qzeros" }, Q_EFORMAT, "'" M0 ".qzeros' is missing" },
+        { { .drop = AT "/scales" }, Q_EFORMAT, "'" M0 ".scales' is missing" },
+        { { .drop = "/tensors/model.norm.weight" }, Q_EFORMAT, "'model.norm.weight' is missing" },
+        { { .bend = AT "/qzeros" }, Q_ESHAPE, "'" M0 ".qzeros' is [1, 12]" },
+        { { .bend = AT "/scales" }, Q_ESHAPE, "'" M0 ".scales' is [1, 96]" },
+        { { .bend = AT "/qweight" }, Q_ESHAPE, "'" AT "/qweight' is [7, 96]" },
+        { { .bend = "/tensors/model.norm.weight" }, Q_ESHAPE, "'model.norm.weight' is [63]" },
+        { { .retype = AT "/qweight" }, Q_EFORMAT, "up_proj.qweight' is F32, wanted I32" },
+        { { .retype = AT "/scales" }, Q_EFORMAT, "up_proj.scales' is U16, wanted F16" },
+        { { .retype = "/tensors/lm_head.weight" }, Q_EUNSUPPORTED, "lm_head.weight' is U16" },
+        { { .extra = AT "/more" }, Q_EUNSUPPORTED, "'" M0 ".more' is not part of family qwen2" },
+        { { .extra = "/tensors/model.more" }, Q_EUNSUPPORTED, "'model.more' is not part of" },
+        { { .extra = "/kv/layers.0/k_scale" }, Q_ESHAPE, "'/kv/layers.0/k_scale' is [1]" },
+        { { .extra = "/meta/group/x" }, Q_EFORMAT, "'/meta/group' is a group" },
+        { { .extra = "/meta/tokenizer/config.json" }, Q_EFORMAT, "is there twice" },
+        { { .config = "{" }, Q_EFORMAT, "config.json" },
+        { { .config = "{\"model_type\": \"bert\"}" }, Q_EUNSUPPORTED, "bert" },
+        { { .poke_g_idx = 1 }, Q_EFORMAT, M0 ".g_idx: column 63 is in group 2, there are 2" },
+        { { .kv = 2 }, Q_ESHAPE, "'/kv/layers.0/k_scale' is [3]" },
+        { { .kv = 3 }, Q_EFORMAT, "'/kv/layers.1/k_scale' is missing" },
+    };
+    q_err err = { 0 };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        write_archive(tmp("a.h5"), &rows[i].t);
+        if (rows[i].want == Q_OK)
+            T_OK(load_all(tmp("a.h5"), &err), err);
+        else
+            T_ERR(load_all(tmp("a.h5"), &err), err, rows[i].want, rows[i].part);
+    }
+}
+
+/* Dimensions of 2^62 in a small file: refused before anything is allocated. */
+static void t_huge(void)
+{
+    static const int64_t dims[][2] = { { INT64_MAX / 8, 96 },
+                                       { 1LL << 40, 1LL << 40 },
+                                       { 8, 1LL << 30 } };
+    q_err err = { 0 };
+
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        q_buf b = { 0 };
+        uint64_t want[2] = { 8, 96 };
+        int found = 0;
+
+        write_archive(tmp("a.h5"), &(tweak){ 0 });
+        T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+        for (size_t at = 0; at + 16 < b.size; at++) /* dimensions stand as two numbers of 8 bytes */
+            if (memcmp(b.data + at, want, sizeof want) == 0) {
+                memcpy(b.data + at, dims[i], sizeof want);
+                found++;
+            }
+        T_TRUE(found > 0);
+        put_raw(tmp("b.h5"), b.data, b.size);
+        T_TRUE(load_all(tmp("b.h5"), &err) != Q_OK);
+        T_TRUE(strstr(err.msg, "b.h5") != NULL);
+        err = (q_err){ 0 };
+        q_buf_free(&b);
+    }
+}
+
+/* ---- damage -----------------------------------------------------------------------------------
+ */
+
+static void t_cut(void)
+{
+    q_err err = { 0 };
+    q_buf b = { 0 };
+    size_t step, n_open = 0;
+
+    write_archive(tmp("a.h5"), &(tweak){ .kv = 1 });
+    T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+    step = b.size / 150 | 1;
+    for (size_t n = 0; n < b.size; n += n < 4096 ? 61 : step) {
+        q_status st;
+
+        put_raw(tmp("cut.h5"), b.data, n);
+        st = load_all(tmp("cut.h5"), &err);
+        if (st == Q_OK) { /* only the last line is missing */
+            n_open++;
+            T_TRUE(b.size - n < 100);
+        } else {
+            T_INT(q_exit_code(st), 65);
+            T_TRUE(strstr(err.msg, "cut.h5") != NULL);
+        }
+        err = (q_err){ 0 };
+    }
+    T_TRUE(n_open <= 1);
+    q_buf_free(&b);
+}
+
+/* Every flipped bit is found by verify; loading never fails other than by a status. */
+static void t_flips(void)
+{
+    q_err err = { 0 };
+    q_buf b = { 0 };
+    int whole = 0;
+
+    write_archive(tmp("a.h5"), &(tweak){ .kv = 1 });
+    T_OK(fmt_h5_verify(tmp("a.h5"), &whole, &err), err);
+    T_INT(whole, 1);
+    T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+    for (int i = 0; i < 400; i++) {
+        const uint32_t h = pk_hash("flip", i, 9);
+        const size_t at = (i % 4 ? h : h % 4096) % b.size; /* headers are hit more often */
+        q_status st;
+
+        b.data[at] = (char)(b.data[at] ^ (1 << i % 8));
+        put_raw(tmp("bad.h5"), b.data, b.size);
+        st = fmt_h5_verify(tmp("bad.h5"), &whole, &err);
+        if (st == Q_OK && whole)
+            t_fail(__FILE__, __LINE__, "bit %d of byte %zu was not found", i % 8, at);
+        err = (q_err){ 0 };
+        (void)load_all(tmp("bad.h5"), &err);
+        err = (q_err){ 0 };
+        b.data[at] = (char)(b.data[at] ^ (1 << i % 8));
+    }
+    q_buf_free(&b);
+}
+
+/* ---- writing ----------------------------------------------------------------------------------
+ */
+
+static int entries(const char *dir, const char *part)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    int n = 0;
+
+    while (d && (e = readdir(d)))
+        n += strstr(e->d_name, part) != NULL;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static q_status write_from(const char *in, const char *out, const volatile sig_atomic_t *stop,
+                           q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_src *s = NULL;
+
+    Q_TRY(fmt_src_open(&s, in, err));
+    Q_TRY(cvt_archive_write(
+        NULL, &(cvt_archive_opts){ .src = s, .path = out, .tool = "qwenkit test", .stop = stop },
+        err));
+out:
+    fmt_src_close(s);
+    return st;
+}
+
+/* In a process of its own: the HDF5 library keeps what it could not write. */
+static q_status write_apart(void *self, q_buf *out, q_err *err)
+{
+    (void)out;
+    return write_from(tmp("in"), self, NULL, err);
+}
+
+static void t_nothing_left(void)
+{
+    q_err err = { 0 };
+    const volatile sig_atomic_t stop = 1;
+    const pk_opts o = { .family = "qwen2", .layout = PK_AWQ, .bits = 4, .group = 32 };
+    struct rlimit old, small;
+    q_buf none = { 0 };
+    char path[256];
+
+    snprintf(path, sizeof path, "%s", tmp("out.h5"));
+    pk_write(tmp("in"), &o);
+    T_ERR(write_from(tmp("in"), tmp("out.h5"), &stop, &err), err, Q_ECANCEL, "nothing is left");
+    T_INT(entries(t_tmpdir(), "out.h5"), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old);
+    for (rlim_t size = 1000; size < 100000; size += 9001) { /* the disk is full after size bytes */
+        small = old;
+        small.rlim_cur = size;
+        setrlimit(RLIMIT_FSIZE, &small);
+        T_ERR(fmt_apart(&none, "out.h5", write_apart, path, &err), err, Q_EIO, "out.h5");
+        setrlimit(RLIMIT_FSIZE, &old);
+        T_INT(entries(t_tmpdir(), "out.h5"), 0);
+    }
+    T_OK(write_from(tmp("in"), tmp("out.h5"), NULL, &err), err);
+    T_INT(entries(t_tmpdir(), "out.h5"), 1);
+}
+
+/* ---- what calibration gives -------------------------------------------------------------------
+ */
+
+typedef struct maker {
+    const fmt_src *src;
+    int asked[FMT_ROLES], bad;
+} maker;
+
+static q_status give_weight(void *self, fmt_role role, int64_t layer, qnt_tensor *out, q_err *err)
+{
+    maker *m = self;
+    const fmt_box b = fmt_src_shape(m->src, (fmt_ref){ role, layer, FMT_WEIGHT });
+    qnt_tensor t = { .scheme = qnt_scheme_find("w4g"), .N = b.n1, .K = b.k1, .group = 32 };
+    const int64_t G = (t.K + 31) / 32;
+
+    (void)err;
+    m->asked[role]++;
+    t.codes = q_calloc((size_t)t.N, qnt_row_bytes(t.scheme, t.K));
+    t.scale = q_calloc((size_t)(t.N * G), sizeof *t.scale);
+    t.zero = q_calloc((size_t)(t.N * G), 1);
+    for (int64_t i = 0; i < t.N * t.K / 2; i++)
+        ((uint8_t *)t.codes)[i] = (uint8_t)pk_hash("codes", i, (uint32_t)role);
+    for (int64_t i = 0; i < t.N * G; i++) {
+        t.scale[i] = m->bad ? 0.1f : 0.125f; /* 0.1 is no f16 value */
+        t.zero[i] = (uint8_t)(i % 16);
+    }
+    *out = t;
+    return Q_OK;
+}
+
+static q_status give_vector(void *self, fmt_ref ref, float **out, q_err *err)
+{
+    const maker *m = self;
+    const int64_t n = fmt_src_shape(m->src, ref).n1;
+
+    (void)err;
+    if (ref.role != FMT_FFN_NORM && ref.part != FMT_BIAS)
+        return Q_OK;
+    *out = q_malloc((size_t)n * sizeof **out);
+    for (int64_t i = 0; i < n; i++)
+        (*out)[i] = (float)(i % 64) * 0.5f;
+    return Q_OK;
+}
+
+static void check_given(const char *path)
+{
+    q_err err = { 0 };
+    fmt_src *s = NULL;
+    qnt_tensor t = { 0 };
+    float *v = NULL, *k = NULL;
+
+    T_OK(fmt_src_open(&s, path, &err), err);
+    T_INT(fmt_src_packing(s)->group, 32);
+    T_STR(fmt_src_packing(s)->method, "awq");
+    T_OK(qnt_load(&t, s, FMT_ATTN_QKV, 1, &(qnt_load_opts){ 0 }, &err), err);
+    for (int64_t i = 0; i < t.N * t.K / 2; i++)
+        T_INT(((uint8_t *)t.codes)[i], (uint8_t)pk_hash("codes", i, FMT_ATTN_QKV));
+    T_INT(t.zero[17], 1);
+    for (int64_t n = 0; n < t.N; n++)
+        T_NEAR(t.bias[n], (double)(n % 64) * 0.5, 0);
+    T_OK(qnt_load_f32(&v, s, (fmt_ref){ FMT_FFN_NORM, 0, FMT_WEIGHT }, PK_HID, &err), err);
+    T_NEAR(v[3], 1.5, 0);
+    q_free(v);
+    v = NULL;
+    T_OK(qnt_load_kv_scales(&k, &v, s, &err), err);
+    T_NEAR(k[1], 0.25, 0);
+    T_NEAR(v[PK_LAYERS * PK_KV - 1], 2, 0);
+    q_free(k);
+    q_free(v);
+    qnt_tensor_free(&t);
+    fmt_src_close(s);
+}
+
+static void t_made(void)
+{
+    q_err err = { 0 };
+    const pk_opts o = { .family = "qwen2", .layout = PK_AWQ, .bits = 4, .group = 32 };
+    const float k[PK_LAYERS * PK_KV] = { 0.5f, 0.25f, 1, 1 }, v[PK_LAYERS * PK_KV] = { 1, 1, 1, 2 };
+    fmt_src *s = NULL;
+    maker m = { 0 };
+    fmt_json *doc = NULL;
+    fmt_files files;
+    cvt_archive_result r;
+    cvt_archive_opts w = { .path = tmp("made.h5"),
+                           .tool = "qwenkit test",
+                           .method = "awq",
+                           .bits = 4,
+                           .group = 32,
+                           .weight = give_weight,
+                           .vector = give_vector,
+                           .self = &m,
+                           .k_scale = k,
+                           .v_scale = v };
+
+    pk_write(tmp("in"), &o);
+    T_OK(fmt_src_open(&s, tmp("in"), &err), err);
+    m.src = w.src = s;
+    T_OK(fmt_json_new(&doc, &err), err);
+    T_OK(fmt_json_put_int(doc, "seed", 7, &err), err);
+    w.provenance = doc;
+    m.bad = 1;
+    T_ERR(cvt_archive_write(&r, &w, &err), err, Q_EUNSUPPORTED, "is no float16 value");
+    m = (maker){ .src = s };
+    T_OK(cvt_archive_write(&r, &w, &err), err);
+    T_INT(r.modules, 14);
+    for (int i = 0; i < FMT_ROLES; i++)
+        T_INT(m.asked[i], fmt_role_get((fmt_role)i)->quant ? PK_LAYERS : 0);
+    fmt_json_free(doc);
+    fmt_src_close(s);
+    s = NULL;
+    check_given(tmp("made.h5"));
+    T_OK(fmt_src_open(&s, tmp("made.h5"), &err), err); /* provenance and scales go along */
+    w = (cvt_archive_opts){ .src = s, .path = tmp("again.h5"), .tool = "qwenkit test" };
+    T_OK(cvt_archive_write(&r, &w, &err), err);
+    fmt_src_close(s);
+    s = NULL;
+    check_given(tmp("again.h5"));
+    T_OK(fmt_src_open(&s, tmp("again.h5"), &err), err);
+    files = fmt_src_files(s);
+    T_OK(fmt_files_json(&doc, &files, "manifest.json", 1 << 20, &err), err);
+    T_INT(fmt_json_kind(fmt_json_get(fmt_json_get(doc, "quantization"), "seed")), FMT_JSON_INT);
+    fmt_json_free(doc);
+    fmt_src_close(s);
+}
+
+static const t_case cases[] = { T(t_wrong),        T(t_huge), T(t_cut), T(t_flips),
+                                T(t_nothing_left), T(t_made), { 0 } };
+
+int main(int argc, char **argv)
+{
+    return t_main(argc, argv, cases);
+}
