@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test of a build and prints "N passed, N failed, N skipped" last.
 #   run_tests.sh BUILD_DIR TEST...     TEST: a test program or a tests/cli/*.sh script
-# TEST_JOBS of them run at once (default 2), the long ones first. Each prints TAP; lines of failed tests are shown, skips with their reason at the end.
+# TEST_JOBS of them run at once (default 2), the long ones first. Each prints TAP; lines of failed tests
+# are shown, skips with their reason at the end.
 set -u
 export BUILD=$1; shift
 here=$(cd "$(dirname "$0")/.." && pwd)
