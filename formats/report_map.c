@@ -57,9 +57,11 @@ static q_status draw_cells(fmt_report *r, const fmt_maps *m, const float *v, con
 
     if (!cell)
         Q_FAIL(err, Q_ENOMEM, "report: no memory for a map");
-    for (size_t i = 0; i < m->rows * m->cols; i++)
-        cell[i] = isfinite(v[i]) ? (uint8_t)(rep_axis_at(&f->scale, (double)v[i]) + 0.5)
-                                 : (uint8_t)REP_STEPS;
+    for (size_t i = 0; i < m->rows * m->cols; i++) {
+        cell[i] = REP_STEPS;
+        if (isfinite(v[i]))
+            cell[i] = (uint8_t)(rep_axis_at(&f->scale, (double)v[i]) + 0.5);
+    }
     rep_f(r,
           "<image class=\"px\" x=\"%.0f\" y=\"%.0f\" width=\"%.2f\" height=\"%.2f\" "
           "preserveAspectRatio=\"none\" href=\"data:image/png;base64,",
