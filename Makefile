@@ -80,8 +80,8 @@ $B/runtime/cpu/%.o $B/quant/%.o: ALL_CFLAGS += -O3 -ffp-contract=off -fno-trappi
 $B/runtime/%.o $B/quant/%.o: CFLAGS_fuzz := -O1 -g
 $B/formats/text/spm_shim.o: CFLAGS_fuzz := -O1 -g
 # fully unrolled kernels: the sanitizers need minutes and gigabytes to compile them, valgrind sees them
-$B/runtime/cpu/panel_avx%.o: CFLAGS_asan := -O2 -g
-$B/runtime/cpu/panel_avx%.o: CFLAGS_ubsan := -O2 -g
+$B/runtime/cpu/panel_avx%.o $B/runtime/cpu/group_%.o: CFLAGS_asan := -O2 -g
+$B/runtime/cpu/panel_avx%.o $B/runtime/cpu/group_%.o: CFLAGS_ubsan := -O2 -g
 # one file per instruction set, chosen at run time by cpuid
 $B/runtime/cpu/%_avx2.o: ALL_CFLAGS += -mavx2 -mfma -mf16c
 $B/runtime/cpu/%_avx512.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
@@ -135,8 +135,8 @@ demo: ## install what is missing, build, convert, run and evaluate the built-in 
 # that are not part of every system.  cuBLASLt stays where it is installed.
 DIST       := build/dist
 DIST_BIN    = $(foreach p,$(PROGS),$(call bin,$p)) $(TOOLS)
-DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_cuda_w8a8 test_cuda_kv8 test_step test_ops test_attn test_vectors) \
-              $(addprefix $B/tests/model/,test_golden test_families) $B/tests/bench/bench_cuda
+DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_w8a8_linear test_kv8 test_cuda_quant test_step test_ops test_attn test_vectors) \
+              $(addprefix $B/tests/model/,test_golden test_families test_quant_loop) $B/tests/bench/bench_cuda
 DIST_SYSTEM = linux-vdso|ld-linux|libc\.so|libm\.so|libdl|librt|libpthread|libgcc_s|libstdc
 
 dist: $(DIST_BIN) ## a folder that runs on Debian 12 and Ubuntu 24.04 as it is

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "calibrate/loop_time.h"
 #include "formats/base/q_file.h"
 
 enum {
@@ -15,6 +16,7 @@ enum {
     KEY_CHAT,
     KEY_DEVICE,
     KEY_MAX_RAM,
+    KEY_MAX_VRAM,
     KEY_RESUME,
     KEY_NO_RESUME,
     KEY_STATS,
@@ -40,6 +42,8 @@ static const struct argp_option run_options[] = {
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
       "Memory in all, 4GiB say: hidden states that do not fit go to files in the job directory",
       0 },
+    { "max-vram", KEY_MAX_VRAM, "SIZE", 0,
+      "Memory of a GPU: steps get smaller and hidden states move to the host until it is kept", 0 },
     { "resume", KEY_RESUME, 0, 0, "Continue a stopped run (default)", 0 },
     { "no-resume", KEY_NO_RESUME, 0, 0, "Start anew", 0 },
     { 0 },
@@ -87,6 +91,9 @@ static error_t parse_run(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_MAX_RAM:
         o->max_ram = q_cli_size(state, "--max-ram", arg);
+        return 0;
+    case KEY_MAX_VRAM:
+        o->max_vram = q_cli_size(state, "--max-vram", arg);
         return 0;
     case KEY_RESUME:
         o->no_resume = 0;
@@ -175,22 +182,61 @@ out:
     return st;
 }
 
-q_status cal_cli_dry_run(cal_cli_opts *o, const fmt_src *src, q_err *err)
+/* Every output is seen once, three of them by a product of its own; a search has the second moments
+ * of all inputs, and tries its exponents on a part of the rows. */
+static cal_work work_of(const fmt_model *m, double tokens, int search)
+{
+    enum { EXPONENTS = 21, ROWS = 256 };
+    cal_work w = { 0 };
+
+    for (int r = 0; r < FMT_ROLES; r++) {
+        const fmt_role_row *row = fmt_role_get((fmt_role)r);
+        const double N = (double)fmt_role_rows(row, m), K = (double)fmt_dim_size(row->cols, m);
+
+        if (!row->quant)
+            continue;
+        w.forward += (r == FMT_ATTN_QKV ? 2 : 4) * N * K * tokens;
+        if (search)
+            w.client += K * K * tokens + EXPONENTS * 2 * N * K * ROWS;
+    }
+    w.forward *= (double)m->layers;
+    w.client *= (double)m->layers;
+    return w;
+}
+
+q_status cal_cli_dry_run(fmt_json **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
+                         const char *output, q_err *err)
 {
     q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(src);
+    cal_client client = { 0 };
+    char *job = NULL;
     cal_run r = { 0 };
-    cal_cost c;
+    q_buf text = { 0 };
+    cal_plan p;
+    cal_work w;
 
-    if (o->stats)
+    if (o->stats || !o->run.data.path)
         return Q_OK;
+    if (!(job = q_format("%s.job", output ? output : "")))
+        Q_FAIL(err, Q_ENOMEM, "no memory");
+    o->run.threads = cli->threads;
+    o->run.job_dir = job;
     Q_TRY(cal_run_open(&r, src, &o->run, err));
-    cal_run_cost(&c, &r);
-    printf("calibration: %zu samples, %lld tokens, hidden states %.2f GB%s, %.2f GB of memory, "
-           "%.2f GB of job directory\n",
-           r.data.n, (long long)c.tokens, (double)c.hidden * 1e-9, c.spilled ? " in files" : "",
-           (double)(c.ram + (o->run.search ? cal_ranges_bytes(fmt_src_model(src)) : 0)) * 1e-9,
-           (double)c.disk * 1e-9);
+    client.bytes = cal_ranges_bytes(m, o->run.search != 0, &client.device_bytes);
+    Q_TRY(cal_run_plan(&p, &r, &client, err));
+    w = work_of(m, (double)p.tokens, o->run.search);
+    if (cli->json) {
+        Q_TRY(fmt_json_new(out, err));
+        Q_TRY(cal_plan_json(*out, &p, cal_work_seconds(&w, r.be), err));
+    } else {
+        Q_TRY(cal_plan_text(&text, &p, cal_work_seconds(&w, r.be), err));
+        fputs(text.data, stdout);
+    }
 out:
+    q_buf_free(&text);
     cal_run_close(&r);
+    q_free(job);
+    o->run.job_dir = NULL;
     return st;
 }

@@ -5,7 +5,8 @@
  *     state->child_inputs[0] = &o.cal;  state->child_inputs[1] = &o.cli;
  *
  * The group: --calib-data --calib-prompt --calib-samples (--samples) --calib-seq-len (--seq-len)
- * --calib-shuffle --chat-format --device --max-ram --resume --no-resume, and --stats --save-stats
+ * --calib-shuffle --chat-format --device --max-ram --max-vram --resume --no-resume, and --stats
+ * --save-stats
  * --no-report. Only programs include this file. */
 #ifndef CAL_CAL_CLI_H
 #define CAL_CAL_CLI_H
@@ -14,7 +15,7 @@
 #include "formats/base/q_cli.h"
 
 typedef struct cal_cli_opts {
-    cal_run_opts run;         /* data, chat_format, device, max_ram, no_resume are set by options */
+    cal_run_opts run;         /* data, chat_format, device, budgets, no_resume are set by options */
     const char *stats, *save; /* statistics files to read, to write */
     int no_report;
 } cal_cli_opts;
@@ -30,7 +31,10 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
                         const char *output, const volatile sig_atomic_t *stop, int force,
                         q_err *err);
 q_status cal_cli_done(const char *output, q_err *err);
-/* One line of memory, disk and tokens on stdout; nothing with --stats. */
-q_status cal_cli_dry_run(cal_cli_opts *o, const fmt_src *src, q_err *err);
+/* Tokens, memory, disk and time, on stdout; with --json as an object, *out, owned by the caller.
+ * Nothing without a calibration.  Errors: Q_ECONFIG (a budget is too small), those of cal_run_open.
+ */
+q_status cal_cli_dry_run(fmt_json **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
+                         const char *output, q_err *err);
 
 #endif

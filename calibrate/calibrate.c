@@ -129,7 +129,8 @@ void cal_run_close(cal_run *r)
 
 /* ---- running -------------------------------------------------------------------------------- */
 
-static q_status open_job(cal_run *r, q_err *err)
+/* step_tok: sums go by steps, so that another size gives other bits */
+static q_status open_job(cal_run *r, int64_t step_tok, q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *f = NULL;
@@ -141,7 +142,7 @@ static q_status open_job(cal_run *r, q_err *err)
     Q_TRY(fmt_json_put_str(f, "model", r->info.model_sha256, err));
     Q_TRY(fmt_json_put_str(f, "samples", r->info.data_sha256, err));
     Q_TRY(fmt_json_put_str(f, "device", r->be->ops->name, err));
-    Q_TRY(fmt_json_put_int(f, "tokens of a step", r->o.max_tok, err));
+    Q_TRY(fmt_json_put_int(f, "tokens of a step", step_tok, err));
     if (r->o.recipe)
         Q_TRY(fmt_json_put_str(f, "recipe", r->o.recipe, err));
     if (r->o.search)
@@ -161,18 +162,34 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .job = r->job,
                             .max_tok = r->o.max_tok,
                             .max_ram = r->o.max_ram,
+                            .max_vram = r->o.max_vram,
                             .stop = r->o.stop,
                             .log = r->o.log };
+}
+
+q_status cal_run_plan(cal_plan *p, cal_run *r, const cal_client *client, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_loop_opts lo;
+
+    if (!r->be)
+        Q_TRY(rt_backend_open(&r->be, r->o.device ? r->o.device : "cpu", r->o.threads, err));
+    lo = loop_opts(r, client);
+    Q_TRY(cal_plan_make(p, &lo, r->o.job_dir != NULL, err));
+out:
+    return st;
 }
 
 q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err)
 {
     q_status st = Q_OK;
     cal_loop_opts lo;
+    cal_plan plan;
 
-    Q_TRY(rt_backend_open(&r->be, r->o.device ? r->o.device : "cpu", r->o.threads, err));
-    Q_TRY(open_job(r, err));
+    Q_TRY(cal_run_plan(&plan, r, client, err));
+    Q_TRY(open_job(r, plan.step_tok, err));
     lo = loop_opts(r, client);
+    lo.plan = &plan;
     Q_TRY(cal_loop_run(&lo, err));
 out:
     return st;
@@ -188,11 +205,4 @@ out:
     if (st != Q_OK)
         cal_ranges_close(out);
     return st;
-}
-
-void cal_run_cost(cal_cost *c, const cal_run *r)
-{
-    const cal_loop_opts lo = loop_opts(r, NULL);
-
-    cal_loop_cost(c, &lo);
 }

@@ -19,7 +19,7 @@ typedef struct cal_run_opts {
     const char *chat_format; /* NULL: what the files of the model say */
     const char *device;      /* as rt_backend_open takes it */
     int threads;
-    uint64_t max_ram;
+    uint64_t max_ram, max_vram;
     int64_t max_tok;
     const char *job_dir; /* NULL: not resumable */
     int no_resume;
@@ -46,6 +46,9 @@ void cal_run_close(cal_run *r);
 q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err);
 /* Opens the job (refusing one begun with other inputs) and runs the loop. */
 q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err);
-void cal_run_cost(cal_cost *c, const cal_run *r);
+/* What that would need; opens the backend.  Of the client only bytes and device_bytes are looked
+ * at.
+ */
+q_status cal_run_plan(cal_plan *p, cal_run *r, const cal_client *client, q_err *err);
 
 #endif

@@ -1,109 +1,253 @@
-/* Hidden states. */
+/* Hidden states.  What goes to or comes from a file passes through a few buffers of one step each;
+ * a buffer is free again when the writer has done what was pushed with it.  A file of rows is read
+ * through the descriptor it is written with, before it has its name: what was written is seen. */
 #include "calibrate/hidden.h"
 
+#include <assert.h>
 #include <string.h>
 #include <unistd.h>
 
 static size_t row_bytes(const cal_hidden *h)
 {
-    return (size_t)h->width * sizeof(float);
+    return (size_t)h->o.width * sizeof(float);
 }
 
-q_status cal_hidden_open(cal_hidden *h, int64_t rows, int64_t width, int spilled, q_err *err)
+const char *cal_place_name(cal_place p)
 {
-    size_t bytes = 0;
+    return p == CAL_ON_DEVICE ? "device" : p == CAL_IN_FILES ? "files" : "memory";
+}
 
-    *h = (cal_hidden){ .rows = rows, .width = width };
-    if (spilled)
+uint64_t cal_hidden_stage_bytes(int64_t step, int64_t width)
+{
+    return CAL_STAGES * (uint64_t)step * (uint64_t)width * sizeof(float);
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static q_status host_alloc(rt_backend *be, size_t bytes, float **out, q_err *err)
+{
+    q_status st = Q_OK;
+    void *p = NULL;
+
+    if (be->ops->host_alloc)
+        Q_TRY(be->ops->host_alloc(be, bytes, &p, err));
+    else if (!(p = q_malloc(bytes)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes of hidden states: use --max-ram", bytes);
+    *out = p;
+out:
+    return st;
+}
+
+static void host_free(rt_backend *be, void *p)
+{
+    if (be->ops->host_free)
+        be->ops->host_free(be, p);
+    else
+        q_free(p);
+}
+
+/* The next buffer; nobody uses it any more. */
+static q_status take_stage(cal_hidden *h, cal_rows **out, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_rows *s = &h->stage[h->turn++ % CAL_STAGES];
+
+    Q_TRY(cal_writer_wait(h->o.writer, s->ticket, err));
+    if (!s->v)
+        Q_TRY(host_alloc(h->o.be, (size_t)h->o.step * row_bytes(h), &s->v, err));
+    *out = s;
+out:
+    return st;
+}
+
+q_status cal_hidden_open(cal_hidden *h, const cal_hidden_opts *o, q_err *err)
+{
+    q_status st = Q_OK;
+    size_t bytes = 0;
+    void *p = NULL;
+
+    *h = (cal_hidden){ .o = *o };
+    if (o->place == CAL_IN_FILES)
         return Q_OK;
-    if (!q_mul_ok((size_t)rows, row_bytes(h), &bytes) || !(h->mem = q_malloc(bytes)))
-        return q_fail(err, Q_ENOMEM, "no memory for %zu bytes of hidden states: use --max-ram",
-                      bytes);
-    return Q_OK;
+    if (!q_mul_ok((size_t)o->rows, row_bytes(h), &bytes))
+        Q_FAIL(err, Q_ENOMEM, "hidden states of %lld tokens exceed the address space",
+               (long long)o->rows);
+    if (o->place == CAL_IN_MEMORY)
+        return host_alloc(o->be, bytes, &h->mem, err);
+    Q_TRY(o->be->ops->alloc(o->be, bytes, &p, err));
+    h->mem = p;
+out:
+    return st;
 }
 
 void cal_hidden_close(cal_hidden *h)
 {
-    q_free(h->mem);
+    rt_backend *be = h->o.be;
+
+    if (!be)
+        return;
+    for (int i = 0; i < CAL_STAGES; i++) {
+        (void)cal_writer_wait(h->o.writer, h->stage[i].ticket, NULL);
+        host_free(be, h->stage[i].v);
+    }
+    if (h->o.place == CAL_ON_DEVICE)
+        be->ops->free(be, h->mem);
+    else
+        host_free(be, h->mem);
     q_file_close(h->was);
     q_out_close(h->next);
     q_free(h->path);
+    q_free(h->next_path);
     memset(h, 0, sizeof *h);
 }
 
-q_status cal_hidden_get(const cal_hidden *h, int64_t row, int64_t n, float *dst, q_err *err)
-{
-    if (!h->mem)
-        return q_file_pread(h->was, dst, (size_t)n * row_bytes(h), (uint64_t)row * row_bytes(h),
-                            err);
-    memcpy(dst, h->mem + row * h->width, (size_t)n * row_bytes(h));
-    return Q_OK;
-}
+/* ---- rows ----------------------------------------------------------------------------------- */
 
-q_status cal_hidden_put(cal_hidden *h, const char *path, int64_t row, int64_t n, const float *src,
-                        q_err *err)
+q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err)
 {
     q_status st = Q_OK;
+    rt_backend *be = h->o.be;
+    const size_t bytes = (size_t)n * row_bytes(h);
+    cal_rows *s;
 
-    if (h->mem) {
-        memcpy(h->mem + row * h->width, src, (size_t)n * row_bytes(h));
-        return Q_OK;
-    }
-    if (!h->next)
-        Q_TRY(q_out_open(&h->next, path, 1, err));
-    Q_TRY(q_out_write(h->next, src, (size_t)n * row_bytes(h), err));
-out:
-    return st;
-}
-
-q_status cal_hidden_turn(cal_hidden *h, const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    char *name = NULL;
-
+    assert(n <= h->o.step);
     if (h->mem)
-        return Q_OK;
-    if (!(name = q_strdup(path)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    Q_TRY(q_out_commit(h->next, err));
-    q_out_close(h->next);
-    h->next = NULL;
-    q_file_close(h->was);
-    h->was = NULL;
-    if (h->path)
-        unlink(h->path);
-    q_free(h->path);
-    h->path = name;
-    name = NULL;
-    Q_TRY(q_file_open(&h->was, path, err));
+        return be->ops->copy(be, x, h->mem + row * h->o.width, bytes,
+                             h->o.place == CAL_ON_DEVICE ? RT_ON_DEVICE : RT_TO_DEVICE, err);
+    Q_TRY(take_stage(h, &s, err));
+    Q_TRY(q_file_pread(h->was, s->v, bytes, (uint64_t)row * row_bytes(h), err));
+    Q_TRY(be->ops->copy(be, x, s->v, bytes, RT_TO_DEVICE, err));
+    Q_TRY(be->ops->sync(be, err)); /* the buffer is used again */
 out:
-    q_free(name);
     return st;
 }
 
-q_status cal_hidden_save(const cal_hidden *h, const char *path, q_err *err)
+static q_status write_rows(void *self, q_err *err)
 {
-    return h->mem ? q_out_whole(path, 1, h->mem, (size_t)h->rows * row_bytes(h), err) : Q_OK;
+    const cal_rows *s = self;
+
+    return q_out_write(s->file, s->v, s->bytes, err);
+}
+
+q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, const float *x, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_backend *be = h->o.be;
+    const size_t bytes = (size_t)n * row_bytes(h);
+    cal_rows *s;
+
+    assert(n <= h->o.step);
+    if (h->mem)
+        Q_TRY(be->ops->copy(be, h->mem + row * h->o.width, x, bytes,
+                            h->o.place == CAL_ON_DEVICE ? RT_ON_DEVICE : RT_TO_HOST, err));
+    if (!h->next)
+        goto out;
+    Q_TRY(take_stage(h, &s, err));
+    Q_TRY(be->ops->copy(be, s->v, x, bytes, RT_TO_HOST, err));
+    Q_TRY(be->ops->sync(be, err));
+    s->file = h->next;
+    s->bytes = bytes;
+    Q_TRY(cal_writer_push(h->o.writer, &(cal_write){ .run = write_rows, .self = s }, &s->ticket,
+                          err));
+out:
+    return st;
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+q_status cal_hidden_begin(cal_hidden *h, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+
+    if (!(h->next_path = q_strdup(path)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    Q_TRY(q_out_open(&h->next, path, 1, err));
+out:
+    return st;
+}
+
+typedef struct publication {
+    q_out *file;
+    char *before; /* the file that it replaces, NULL: none */
+} publication;
+
+static q_status publish(void *self, q_err *err)
+{
+    q_status st = Q_OK;
+    const publication *p = self;
+
+    Q_TRY(q_out_commit(p->file, err));
+    if (p->before)
+        unlink(p->before);
+out:
+    return st;
+}
+
+static void drop_publication(void *self)
+{
+    publication *p = self;
+
+    q_out_close(p->file);
+    q_free(p->before);
+    q_free(p);
+}
+
+q_status cal_hidden_turn(cal_hidden *h, q_err *err)
+{
+    q_status st = Q_OK;
+    publication *p = NULL;
+
+    if (!h->next)
+        return Q_OK;
+    if (!h->mem) { /* the next layer reads what this one has written */
+        for (int i = 0; i < CAL_STAGES; i++)
+            Q_TRY(cal_writer_wait(h->o.writer, h->stage[i].ticket, err));
+        q_file_close(h->was);
+        h->was = NULL;
+        Q_TRY(q_out_read_back(h->next, &h->was, err));
+    }
+    if (!(p = q_calloc(1, sizeof *p)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", h->next_path);
+    *p = (publication){ .file = h->next, .before = h->path };
+    h->path = h->next_path;
+    h->next = NULL;
+    h->next_path = NULL;
+    Q_TRY(cal_writer_push(h->o.writer,
+                          &(cal_write){ .run = publish, .drop = drop_publication, .self = p }, NULL,
+                          err));
+out:
+    return st;
 }
 
 q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)
 {
     q_status st = Q_OK;
-    const uint64_t want = (uint64_t)h->rows * row_bytes(h);
+    rt_backend *be = h->o.be;
+    const uint64_t want = (uint64_t)h->o.rows * row_bytes(h);
     q_file *f = NULL;
+    cal_rows *s;
 
     Q_TRY(q_file_open(&f, path, err));
     if (q_file_bytes(f) != want)
         Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, wanted %llu: --no-resume starts anew", path,
                (unsigned long long)q_file_bytes(f), (unsigned long long)want);
-    if (h->mem) {
-        Q_TRY(q_file_pread(f, h->mem, (size_t)want, 0, err));
-        goto out;
-    }
     if (!(h->path = q_strdup(path)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    h->was = f;
-    f = NULL;
+    if (!h->mem) {
+        h->was = f;
+        f = NULL;
+    } else if (h->o.place == CAL_IN_MEMORY) {
+        Q_TRY(q_file_pread(f, h->mem, (size_t)want, 0, err));
+    }
+    for (int64_t row = 0; h->o.place == CAL_ON_DEVICE && row < h->o.rows; row += h->o.step) {
+        const int64_t left = h->o.rows - row, n = left < h->o.step ? left : h->o.step;
+
+        Q_TRY(take_stage(h, &s, err));
+        Q_TRY(q_file_pread(f, s->v, (size_t)n * row_bytes(h), (uint64_t)row * row_bytes(h), err));
+        Q_TRY(be->ops->copy(be, h->mem + row * h->o.width, s->v, (size_t)n * row_bytes(h),
+                            RT_TO_DEVICE, err));
+        Q_TRY(be->ops->sync(be, err));
+    }
 out:
     q_file_close(f);
     return st;

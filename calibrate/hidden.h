@@ -1,39 +1,68 @@
-/* Hidden states of all samples between two layers: [rows, width] f32, in memory or in a file.
+/* Hidden states of all samples between two layers: [rows, width] f32, on the device, in host memory
+ * or in a file; and their copy in a job, for a run that is stopped.
  *
  *     cal_hidden h;
- *     Q_TRY(cal_hidden_open(&h, rows, width, path_or_NULL, err));
- *     Q_TRY(cal_hidden_get(&h, row, n, dst, err));      of the layer before
- *     Q_TRY(cal_hidden_put(&h, row, n, src, err));      of this layer, after the rows were taken
- *     Q_TRY(cal_hidden_turn(&h, path, err));            this layer becomes the one before
- *     ... out: cal_hidden_close(&h);
+ *     Q_TRY(cal_hidden_open(&h, &(cal_hidden_opts){ be, writer, rows, width, step, place }, err));
+ *     Q_TRY(cal_hidden_begin(&h, path, err));           rows that are put go to a file as well
+ *     Q_TRY(cal_hidden_get(&h, row, n, x, err));        of the layer before
+ *     Q_TRY(cal_hidden_put(&h, row, n, x, err));        of this layer, after the rows were taken
+ *     Q_TRY(cal_hidden_turn(&h, err));                  this layer becomes the one before
+ *     ... out: cal_hidden_close(&h);                    (before the writer is closed)
  *
- * In memory rows are overwritten in place.  In a file a layer's rows go to a new one, which
- * replaces the old one when it is complete and on the disk, so that a killed run finds the last
- * whole layer.  Threads: one. */
+ * x is memory of the backend.  On the device and in host memory rows are overwritten in place.  A
+ * file gets its rows from the writer (writer.h) and its name when it is complete and on the disk;
+ * then the one before it goes away, so that a killed run finds the last whole layer.  Where rows
+ * live changes no bit of them.  Threads: one. */
 #ifndef CAL_HIDDEN_H
 #define CAL_HIDDEN_H
 
+#include "calibrate/writer.h"
 #include "formats/base/q_file.h"
+#include "runtime/backend.h"
+
+typedef enum cal_place { CAL_IN_MEMORY, CAL_ON_DEVICE, CAL_IN_FILES } cal_place;
+
+const char *cal_place_name(cal_place p); /* "memory", "device", "files" */
+
+typedef struct cal_hidden_opts {
+    rt_backend *be;
+    cal_writer *writer;
+    int64_t rows, width;
+    int64_t step; /* rows of one get or put at most */
+    cal_place place;
+} cal_hidden_opts;
+
+#define CAL_STAGES 3 /* puts that may wait for the disk */
+
+typedef struct cal_rows { /* on their way to a file */
+    q_out *file;
+    float *v; /* [step, width] host */
+    size_t bytes;
+    uint64_t ticket;
+} cal_rows;
 
 typedef struct cal_hidden {
-    int64_t rows, width;
-    float *mem;  /* NULL: in files */
-    q_file *was; /* file of the layer before, NULL: layer 0 */
-    q_out *next; /* file of this layer */
-    char *path;  /* of `was` */
+    cal_hidden_opts o;
+    float *mem; /* host or backend memory; NULL: in files */
+    cal_rows stage[CAL_STAGES];
+    unsigned turn;
+    q_out *next; /* file of this layer, NULL: it gets none */
+    q_file *was; /* in files: of the layer before */
+    char *path;  /* of the last file that has its name, or will have */
+    char *next_path;
 } cal_hidden;
 
-/* spilled 0: in memory.  Errors: Q_ENOMEM with the bytes. */
-q_status cal_hidden_open(cal_hidden *h, int64_t rows, int64_t width, int spilled, q_err *err);
+/* Errors: Q_ENOMEM with the bytes. */
+q_status cal_hidden_open(cal_hidden *h, const cal_hidden_opts *o, q_err *err);
 void cal_hidden_close(cal_hidden *h);
-q_status cal_hidden_get(const cal_hidden *h, int64_t row, int64_t n, float *dst, q_err *err);
-/* path: where the file of this layer will stand; not used in memory.  Rows in order, each once. */
-q_status cal_hidden_put(cal_hidden *h, const char *path, int64_t row, int64_t n, const float *src,
-                        q_err *err);
-/* In a file: publishes this layer's at `path` and deletes the one before. */
-q_status cal_hidden_turn(cal_hidden *h, const char *path, q_err *err);
-/* In memory: writes a copy to path.  Files are copies already: nothing happens. */
-q_status cal_hidden_save(const cal_hidden *h, const char *path, q_err *err);
+uint64_t cal_hidden_stage_bytes(int64_t step, int64_t width); /* of host memory beside the rows */
+/* path: where the file of this layer will stand. */
+q_status cal_hidden_begin(cal_hidden *h, const char *path, q_err *err);
+q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err);
+/* Rows in order, each once. */
+q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, const float *x, q_err *err);
+/* Hands the file to the writer, which publishes it behind everything pushed before. */
+q_status cal_hidden_turn(cal_hidden *h, q_err *err);
 /* Takes what a stopped run has stored.  Errors: Q_EFORMAT (another size). */
 q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err);
 

@@ -41,26 +41,36 @@ void cal_layer_free(qnt_layer *l)
     memset(l, 0, sizeof *l);
 }
 
-q_status cal_layer_load(qnt_layer *l, const fmt_src *src, int64_t layer, q_err *err)
+q_status cal_layer_load_vectors(qnt_layer *l, const fmt_src *src, int64_t layer, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(src);
 
     for (int i = 0; i < FMT_ROLES; i++) {
-        const fmt_role role = (fmt_role)i;
-        const fmt_role_row *row = fmt_role_get(role);
-        const fmt_ref bias = { role, layer, FMT_BIAS };
+        const fmt_role_row *row = fmt_role_get((fmt_role)i);
+        const fmt_ref bias = { (fmt_role)i, layer, FMT_BIAS };
 
-        if (!row->quant)
-            continue;
-        Q_TRY(cal_load_f32(&l->w[role], src, role, layer, err));
-        if (fmt_src_has(src, bias))
-            Q_TRY(qnt_load_f32(&l->bias[role], src, bias, fmt_role_rows(row, m), err));
+        if (row->quant && fmt_src_has(src, bias))
+            Q_TRY(qnt_load_f32(&l->bias[i], src, bias, fmt_role_rows(row, m), err));
     }
     Q_TRY(qnt_load_f32(&l->w[FMT_ATTN_NORM], src, (fmt_ref){ FMT_ATTN_NORM, layer, FMT_WEIGHT },
                        m->hid, err));
     Q_TRY(qnt_load_f32(&l->w[FMT_FFN_NORM], src, (fmt_ref){ FMT_FFN_NORM, layer, FMT_WEIGHT },
                        m->hid, err));
+out:
+    if (st != Q_OK)
+        cal_layer_free(l);
+    return st;
+}
+
+q_status cal_layer_load(qnt_layer *l, const fmt_src *src, int64_t layer, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(cal_layer_load_vectors(l, src, layer, err));
+    for (int i = 0; i < FMT_ROLES; i++)
+        if (fmt_role_get((fmt_role)i)->quant)
+            Q_TRY(cal_load_f32(&l->w[i], src, (fmt_role)i, layer, err));
 out:
     if (st != Q_OK)
         cal_layer_free(l);

@@ -13,6 +13,8 @@
 /* The four linears with their biases, and the two norms before them.  *l is zeroed or freed.
  * Errors: those of qnt_load, Q_EFORMAT (a weight that is not finite: tensor and row are named). */
 q_status cal_layer_load(qnt_layer *l, const fmt_src *src, int64_t layer, q_err *err);
+/* The biases and norms alone. */
+q_status cal_layer_load_vectors(qnt_layer *l, const fmt_src *src, int64_t layer, q_err *err);
 void cal_layer_free(qnt_layer *l);
 
 /* W [N, K] of one role, likewise.  Owned by the caller. */

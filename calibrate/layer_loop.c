@@ -1,12 +1,16 @@
-/* The calibration loop.  One step takes as many whole samples as fit into max_tok tokens; keys and
- * values of a step live in pages of a pool for one layer, and no longer than the step. */
+/* The calibration loop.  One step takes as many whole samples as fit into its tokens; keys and
+ * values of a step live in pages of a pool for one layer, and no longer than the step.
+ *
+ * Three threads: a reader has the next layer in memory when this one ends; a writer stores what the
+ * client made of the layer before, and copies of hidden states.  The writer takes things in order:
+ * a layer's result is on the disk before its hidden states have their name, which is what resume
+ * relies on. */
 #include "calibrate/layer_loop.h"
 
 #include <assert.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "calibrate/hidden.h"
+#include "calibrate/reader.h"
 #include "calibrate/step.h"
 #include "quant/load.h"
 
@@ -17,18 +21,16 @@
 typedef struct loop {
     const cal_loop_opts *o;
     const fmt_model *m;
+    cal_plan plan;
+    cal_reader reader;
+    cal_writer *writer;
     cal_hidden hidden;
     cal_step step;
     rt_model *layer; /* the resident one */
     int64_t at;      /* its number */
-    int64_t stored;  /* layer whose hidden states the job holds; -1: none */
+    uint64_t result; /* ticket of the last one that was handed to the writer */
     q_progress *progress;
 } loop;
-
-static uint64_t hidden_bytes(const cal_loop_opts *o)
-{
-    return (uint64_t)o->data->ids.n * (uint64_t)fmt_src_model(o->src)->hid * sizeof(float);
-}
 
 static q_status check_stop(const cal_loop_opts *o, q_err *err)
 {
@@ -38,55 +40,107 @@ static q_status check_stop(const cal_loop_opts *o, q_err *err)
 /* Rows of the step's samples: of the embedding for layer 0, else of the layer before. */
 static q_status load_rows(loop *l, q_err *err)
 {
-    q_status st = Q_OK;
-    const cal_step *s = &l->step;
+    cal_step *s = &l->step;
 
-    if (l->at == 0)
-        Q_TRY(cal_step_embed(s, l->o->src, s->rows, err));
-    else
-        Q_TRY(cal_hidden_get(&l->hidden, s->row0, s->n_tok, s->rows, err));
-out:
-    return st;
+    return l->at == 0 ? cal_step_embed(s, l->o->src, err)
+                      : cal_hidden_get(&l->hidden, s->row0, s->n_tok, s->work.x, err);
 }
 
-/* All samples through the resident layer.  keep: the result is what the next layer sees. */
-static q_status pass(loop *l, uint32_t points, int keep, const char *path, q_err *err)
+/* All samples through the resident layer.  last: the result is what the next layer sees. */
+static q_status pass(loop *l, uint32_t points, int last, q_err *err)
 {
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
+    cal_step *s = &l->step;
 
-    for (size_t first = 0; first < o->data->n; first = l->step.last) {
+    for (size_t first = 0; first < o->data->n; first = s->last) {
         Q_TRY(check_stop(o, err));
-        Q_TRY(cal_step_fill(&l->step, first, err));
+        Q_TRY(cal_step_fill(s, first, err));
         Q_TRY(load_rows(l, err));
-        Q_TRY(cal_step_run(&l->step, l->layer, l->at, points, o->client, err));
-        if (!keep)
+        Q_TRY(cal_step_run(s, l->layer, l->at, points, o->client, err));
+        if (!last)
             continue;
-        Q_TRY(cal_step_result(&l->step, l->step.rows, err));
-        Q_TRY(cal_hidden_put(&l->hidden, path, l->step.row0, l->step.n_tok, l->step.rows, err));
-        q_progress_add(l->progress, (uint64_t)l->step.n_tok);
+        if (l->at + 1 < l->m->layers)
+            Q_TRY(cal_hidden_put(&l->hidden, s->row0, s->n_tok, s->work.x, err));
+        q_progress_add(l->progress, (uint64_t)s->n_tok);
     }
 out:
     return st;
 }
 
-/* Hidden states behind the layer become durable, in time. */
-static q_status store(loop *l, const char *path, q_err *err)
+/* ---- what is stored ------------------------------------------------------------------------- */
+
+typedef struct result {
+    const cal_client *client;
+    int64_t layer;
+    void *v;
+    char *path;
+} result;
+
+static q_status store_result(void *self, q_err *err)
+{
+    const result *r = self;
+
+    return r->client->store(r->client->self, r->layer, r->v, r->path, err);
+}
+
+static void drop_result(void *self)
+{
+    result *r = self;
+
+    if (r->client->drop)
+        r->client->drop(r->v);
+    q_free(r->path);
+    q_free(r);
+}
+
+/* The client's result of the layer goes to the writer; no two wait there. */
+static q_status keep_result(loop *l, q_err *err)
 {
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
-    char *old = NULL;
+    result *r = q_calloc(1, sizeof *r);
 
-    Q_TRY(cal_hidden_turn(&l->hidden, path, err));
-    if (!o->job || !l->hidden.mem || l->at + 1 == l->m->layers ||
-        (hidden_bytes(o) > EVERY_LAYER && (l->at + 1) % SELDOM != 0))
+    if (!r)
+        Q_FAIL(err, Q_ENOMEM, "no memory for a result");
+    *r = (result){ .client = o->client, .layer = l->at };
+    Q_TRY(o->client->done(o->client->self, l->at, &r->v, err));
+    if (!o->job)
         goto out;
-    Q_TRY(cal_hidden_save(&l->hidden, path, err));
-    if (l->stored >= 0 && (old = cal_job_hidden_path(o->job, l->stored)))
-        unlink(old);
-    l->stored = l->at;
+    if (!(r->path = cal_job_layer_path(o->job, l->at)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for file names");
+    Q_TRY(cal_writer_wait(l->writer, l->result, err));
+    st = cal_writer_push(l->writer, &(cal_write){ store_result, drop_result, r }, &l->result, err);
+    r = NULL;
 out:
-    q_free(old);
+    if (r)
+        drop_result(r);
+    return st;
+}
+
+/* Whether hidden states behind this layer become durable: in files always, else in time. */
+static int is_stored(const loop *l)
+{
+    return l->o->job && l->at + 1 < l->m->layers &&
+           (l->plan.place == CAL_IN_FILES || l->plan.hidden_bytes <= EVERY_LAYER ||
+            (l->at + 1) % SELDOM == 0);
+}
+
+static q_status last_pass(loop *l, q_err *err)
+{
+    q_status st = Q_OK;
+    char *path = NULL;
+
+    if (is_stored(l)) {
+        if (!(path = cal_job_hidden_path(l->o->job, l->at)))
+            Q_FAIL(err, Q_ENOMEM, "no memory for file names");
+        Q_TRY(cal_hidden_begin(&l->hidden, path, err));
+    }
+    Q_TRY(pass(l, l->o->client->points, 1, err));
+    Q_TRY(keep_result(l, err)); /* before the hidden states: see resume */
+    Q_TRY(cal_hidden_turn(&l->hidden, err));
+out:
+    q_free(path);
     return st;
 }
 
@@ -95,24 +149,21 @@ static q_status one_layer(loop *l, q_err *err)
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
     const cal_client *c = o->client;
-    char *part = o->job ? cal_job_layer_path(o->job, l->at) : NULL;
-    char *path = o->job ? cal_job_hidden_path(o->job, l->at) : NULL;
+    rt_layer_data data = { 0 };
 
-    if (o->job && (!part || !path))
-        Q_FAIL(err, Q_ENOMEM, "no memory for file names");
-    Q_TRY(rt_model_open_layer(&l->layer, o->src, o->be, l->at, err));
+    Q_TRY(cal_reader_take(&l->reader, &data, err));
+    Q_TRY(rt_model_open_layer(&l->layer, l->m, o->be, &data, err));
+    if (l->at + 1 < l->m->layers)
+        cal_reader_start(&l->reader, l->at + 1);
     for (int p = 0; p < CAL_EARLY_PASSES && c->early[p]; p++) {
-        Q_TRY(pass(l, c->early[p], 0, path, err));
+        Q_TRY(pass(l, c->early[p], 0, err));
         Q_TRY(c->change(c->self, l->layer, l->at, p, err));
     }
-    Q_TRY(pass(l, c->points, 1, path, err));
-    Q_TRY(c->done(c->self, l->at, part, err)); /* before the hidden states: see resume */
-    Q_TRY(store(l, path, err));
+    Q_TRY(last_pass(l, err));
 out:
+    rt_layer_data_free(&data);
     rt_model_close(l->layer);
     l->layer = NULL;
-    q_free(part);
-    q_free(path);
     return st;
 }
 
@@ -122,17 +173,16 @@ static q_status resume(loop *l, q_err *err)
 {
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
-    int64_t n = 0;
+    int64_t n = 0, stored = -1;
     char *path = NULL;
 
-    l->stored = -1;
     if (!o->job)
         return Q_OK;
     while (n < l->m->layers && cal_job_has_layer(o->job, n))
         n++;
     if (n < l->m->layers) {
-        l->stored = cal_job_last_hidden(o->job, n - 1);
-        n = l->stored + 1;
+        stored = cal_job_last_hidden(o->job, n - 1);
+        n = stored + 1;
     }
     for (int64_t i = 0; i < n; i++) {
         q_free(path);
@@ -140,9 +190,9 @@ static q_status resume(loop *l, q_err *err)
             Q_FAIL(err, Q_ENOMEM, "no memory for file names");
         Q_TRY(o->client->load(o->client->self, i, path, err));
     }
-    if (l->stored >= 0) {
+    if (stored >= 0) {
         q_free(path);
-        if (!(path = cal_job_hidden_path(o->job, l->stored)))
+        if (!(path = cal_job_hidden_path(o->job, stored)))
             Q_FAIL(err, Q_ENOMEM, "no memory for file names");
         Q_TRY(cal_hidden_load(&l->hidden, path, err));
     }
@@ -156,72 +206,59 @@ out:
     return st;
 }
 
-/* A layer while it is packed is there twice. */
-static uint64_t layer_bytes(const cal_loop_opts *o)
+static q_status open_loop(loop *l, q_err *err)
 {
-    const fmt_model *m = fmt_src_model(o->src);
-    uint64_t bytes = 0;
+    q_status st = Q_OK;
+    const cal_loop_opts *o = l->o;
 
-    for (int r = 0; r < FMT_ROLES; r++) {
-        const fmt_role_row *role = fmt_role_get((fmt_role)r);
-
-        if (role->quant)
-            bytes +=
-                (uint64_t)(fmt_role_rows(role, m) * fmt_dim_size(role->cols, m)) *
-                fmt_dtype_bytes(fmt_src_dtype(o->src, (fmt_ref){ (fmt_role)r, 0, FMT_WEIGHT }));
-    }
-    return 2 * bytes;
-}
-
-void cal_loop_cost(cal_cost *c, const cal_loop_opts *o)
-{
-    const uint64_t fixed = layer_bytes(o) +
-                           cal_step_bytes(fmt_src_model(o->src), o->data, o->max_tok) +
-                           (o->client ? o->client->bytes : 0);
-
-    memset(c, 0, sizeof *c);
-    c->tokens = (int64_t)o->data->ids.n;
-    c->hidden = hidden_bytes(o);
-    c->spilled = o->max_ram && fixed + c->hidden > o->max_ram;
-    c->ram = fixed + (c->spilled ? 0 : c->hidden);
-    c->disk = 2 * c->hidden;
-}
-
-static q_status check_budget(int *spilled, const cal_loop_opts *o, q_err *err)
-{
-    cal_cost c;
-
-    cal_loop_cost(&c, o);
-    *spilled = c.spilled && o->job;
-    if (o->max_ram && c.ram > o->max_ram)
-        return q_fail(
-            err, Q_ECONFIG,
-            "a layer and its buffers need %llu bytes, --max-ram allows %llu: allow more, or "
-            "use shorter samples",
-            (unsigned long long)c.ram, (unsigned long long)o->max_ram);
-    return Q_OK;
+    if (o->plan)
+        l->plan = *o->plan;
+    else
+        Q_TRY(cal_plan_make(&l->plan, o, o->job != NULL, err));
+    o->be->max_bytes = o->max_vram;
+    Q_TRY(cal_writer_open(&l->writer, err));
+    Q_TRY(cal_hidden_open(&l->hidden,
+                          &(cal_hidden_opts){ .be = o->be,
+                                              .writer = l->writer,
+                                              .rows = l->plan.tokens,
+                                              .width = l->m->hid,
+                                              .step = l->plan.step_tok,
+                                              .place = l->plan.place },
+                          err));
+    Q_TRY(resume(l, err));
+    if (l->at == l->m->layers)
+        goto out;
+    cal_reader_start(&l->reader, l->at);
+    Q_TRY(cal_step_open(&l->step, o->be, l->m, o->data, l->plan.step_tok, err));
+out:
+    return st;
 }
 
 q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
 {
     q_status st = Q_OK;
-    loop l = { .o = o, .m = fmt_src_model(o->src) };
-    int spilled = 0;
+    loop l = { .o = o, .m = fmt_src_model(o->src), .reader = { .src = o->src } };
+    int begun = 0;
 
-    assert(o->client->observe && o->client->done);
+    assert(o->client->observe && o->client->done && (!o->job || o->client->store));
     l.progress = q_progress_open(o->log, "calibrating",
                                  (uint64_t)l.m->layers * (uint64_t)o->data->ids.n, "tokens");
-    Q_TRY(check_budget(&spilled, o, err));
-    Q_TRY(cal_hidden_open(&l.hidden, (int64_t)o->data->ids.n, l.m->hid, spilled, err));
-    Q_TRY(resume(&l, err));
-    if (l.at < l.m->layers)
-        Q_TRY(cal_step_open(&l.step, o->be, l.m, o->data, o->max_tok, err));
+    Q_TRY(open_loop(&l, err));
+    begun = o->client->begin && l.at < l.m->layers;
+    if (begun)
+        Q_TRY(o->client->begin(o->client->self, o->be, err));
     for (; l.at < l.m->layers; l.at++)
         Q_TRY(one_layer(&l, err));
+    Q_TRY(cal_writer_finish(l.writer, err));
 out:
+    if (begun)
+        o->client->end(o->client->self);
+    o->be->max_bytes = 0;
     q_progress_close(l.progress);
+    cal_reader_close(&l.reader);
     cal_step_close(&l.step);
     cal_hidden_close(&l.hidden);
+    cal_writer_close(l.writer);
     return st;
 }
 

@@ -4,8 +4,9 @@
  *     cal_loop_opts o = { .src = src, .be = be, .data = &data, .client = &c };
  *     Q_TRY(cal_loop_run(&o, err));
  *
- * The weights of one layer are resident, and the hidden states of all samples between two layers:
- * in memory, or in a file of the job directory when max_ram cannot hold them.  Layer 0 sees the
+ * The weights of one layer are resident, while the next is read (reader.h) and the one before is
+ * written (writer.h); and the hidden states of all samples between two layers: on the device, in
+ * memory, or in a file of the job directory, as the budgets say (loop_plan.h).  Layer 0 sees the
  * rows of the embedding, read from the source.  Every layer is a few passes over the samples:
  *
  *     early passes   as many as the client asks for: a forward whose result is thrown away; at its
@@ -15,7 +16,8 @@
  *
  * With a job (job.h) the loop continues behind the last layer that the client stored, from hidden
  * states stored verbatim: the bits are those of a run that was never stopped.
- * Results do not depend on the number of threads.  Threads: one loop at a time per backend. */
+ * Results do not depend on the number of threads, nor on where hidden states live.  Threads: one
+ * loop at a time per backend. */
 #ifndef CAL_LAYER_LOOP_H
 #define CAL_LAYER_LOOP_H
 
@@ -23,6 +25,7 @@
 
 #include "calibrate/calib_data.h"
 #include "calibrate/job.h"
+#include "calibrate/loop_plan.h"
 #include "formats/base/q_log.h"
 #include "runtime/decoder.h"
 
@@ -45,7 +48,8 @@ typedef enum cal_point {
 typedef struct cal_view {
     cal_point point;
     int64_t layer;
-    const float *x; /* [n, dim] host memory, this call only */
+    const void *x;  /* [n, dim] memory of the backend, this call only */
+    fmt_dtype type; /* FMT_F32, or what activations of the backend are */
     int64_t n, dim;
 } cal_view;
 
@@ -55,13 +59,24 @@ typedef struct cal_client {
     uint32_t points;                  /* seen in the last pass */
     uint32_t early[CAL_EARLY_PASSES]; /* seen in each early pass; 0: there are no more */
     uint64_t bytes;                   /* of memory that the client needs beside the loop */
+    uint64_t device_bytes;            /* the part of them that lies where the backend computes */
     void *self;
+    /* Before the first layer that is computed, and after the last: memory of the backend is taken
+     * and given back.  end is called once, if begin was, whether it succeeded or not.  NULL:
+     * nothing. */
+    q_status (*begin)(void *self, rt_backend *be, q_err *err);
+    void (*end)(void *self);
     q_status (*observe)(void *self, const cal_view *v, q_err *err);
     /* After early pass `pass`; may replace weights through cal_replace and cal_set_norm.  NULL
      * without early passes. */
     q_status (*change)(void *self, rt_model *one_layer, int64_t layer, int pass, q_err *err);
-    /* After the last pass; path: the file for this layer's result in the job, NULL without one. */
-    q_status (*done)(void *self, int64_t layer, const char *path, q_err *err);
+    /* After the last pass: *result is what there is to store of the layer. */
+    q_status (*done)(void *self, int64_t layer, void **result, q_err *err);
+    /* Writes it to path, a file of the job, in a thread of the loop, while the next layers are
+     * computed: what it reads, later calls must not change. */
+    q_status (*store)(void *self, int64_t layer, const void *result, const char *path, q_err *err);
+    /* Frees a result, stored or not, in the same thread; NULL: it belongs to the client. */
+    void (*drop)(void *result);
     /* Takes a stored result back, when the loop continues a job. */
     q_status (*load)(void *self, int64_t layer, const char *path, q_err *err);
 } cal_client;
@@ -71,31 +86,23 @@ typedef struct cal_loop_opts {
     rt_backend *be;
     const cal_data *data;
     const cal_client *client;
-    cal_job *job;     /* NULL: not resumable, hidden states in memory */
-    int64_t max_tok;  /* tokens of one step; 0: 2048.  A longer sample is one step */
-    uint64_t max_ram; /* bytes in all; hidden states that do not fit go to files of the job; 0: no
-                       * limit */
+    cal_job *job;      /* NULL: not resumable, hidden states never in files */
+    int64_t max_tok;   /* tokens of one step; 0: 2048.  A longer sample is one step */
+    uint64_t max_ram;  /* bytes in all; hidden states that do not fit go to files of the job; 0: no
+                        * limit */
+    uint64_t max_vram; /* bytes of a device with memory of its own; 0: what is free there */
+    const cal_plan *plan;              /* of these options; NULL: made by the loop */
     const volatile sig_atomic_t *stop; /* not 0: end with Q_ECANCEL after this step; may be NULL */
     const q_log *log;
 } cal_loop_opts;
 
-/* Errors: those of the source, the backend and the client; Q_ECONFIG (max_ram cannot hold one layer
- * and its buffers); Q_ECANCEL; Q_ENOMEM. */
+/* Errors: those of the source, the backend and the client; Q_ECONFIG (a budget cannot hold one
+ * layer and its buffers); Q_ECANCEL; Q_ENOMEM. */
 q_status cal_loop_run(const cal_loop_opts *o, q_err *err);
 
 /* For `change`: the weight of a role in the resident layer becomes *t, which is left empty. */
 q_status cal_replace(rt_model *one_layer, fmt_role role, qnt_tensor *t, q_err *err);
 /* And the norm before a linear: v [hid]. */
 q_status cal_set_norm(rt_model *one_layer, fmt_role norm, const float *v, q_err *err);
-
-/* What a run would need. */
-typedef struct cal_cost {
-    uint64_t ram;    /* bytes: largest layer, buffers, hidden states that stay in memory */
-    uint64_t disk;   /* bytes of the job directory at its largest */
-    uint64_t hidden; /* bytes of hidden states */
-    int64_t tokens;
-    int spilled; /* hidden states go to a file */
-} cal_cost;
-void cal_loop_cost(cal_cost *c, const cal_loop_opts *o);
 
 #endif

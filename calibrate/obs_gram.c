@@ -1,13 +1,9 @@
-/* Second moments.  A value that is not finite makes its diagonal so: that is looked at after every
- * step, before it hides among sums. */
+/* Second moments.  A largest value that is not finite stays so: it is looked at once, in the end.
+ */
 #include "calibrate/obs_gram.h"
 
 #include <math.h>
 #include <string.h>
-
-#include "quant/linalg.h"
-
-#define STRIPE 256 /* columns of one thread at a time */
 
 static const struct {
     cal_point point;
@@ -50,23 +46,33 @@ uint64_t cal_gram_bytes(const fmt_model *m)
     return bytes;
 }
 
-q_status cal_gram_open(cal_gram *g, const fmt_model *m, q_err *err)
+static q_status open_role(cal_gram *g, fmt_role role, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = width(role, g->m);
+    const char *what = "second moments";
+
+    Q_TRY(qnt_dev_alloc(&g->d, K, K, sizeof *g->H[role], &g->H[role], what, err));
+    Q_TRY(qnt_dev_alloc(&g->d, K, 1, sizeof *g->sum[role], &g->sum[role], what, err));
+    Q_TRY(qnt_dev_alloc(&g->d, K, 1, sizeof *g->most[role], &g->most[role], what, err));
+    if (!(g->x[role] = q_calloc((size_t)K, sizeof *g->x[role])) ||
+        !(g->max[role] = q_calloc((size_t)K, sizeof *g->max[role])))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %lld inputs of %s", (long long)K,
+               fmt_role_get(role)->name);
+out:
+    return st;
+}
+
+q_status cal_gram_open(cal_gram *g, const fmt_model *m, qnt_dev d, q_err *err)
 {
     q_status st = Q_OK;
 
     memset(g, 0, sizeof *g);
     g->m = m;
-    for (int i = 0; i < N_ROWS; i++) {
-        const fmt_role role = rows[i].role;
-        const size_t K = (size_t)width(role, m);
-        size_t n;
-
-        if (!q_mul_ok(K, K, &n) || !(g->H[role] = q_calloc(n, sizeof *g->H[role])) ||
-            !(g->x[role] = q_calloc(K, sizeof *g->x[role])) ||
-            !(g->max[role] = q_calloc(K, sizeof *g->max[role])))
-            Q_FAIL(err, Q_ENOMEM, "no memory for the second moments of %zu inputs of %s", K,
-                   fmt_role_get(role)->name);
-    }
+    g->d = d;
+    for (int i = 0; i < N_ROWS; i++)
+        Q_TRY(open_role(g, rows[i].role, err));
+    Q_TRY(cal_gram_begin(g, CAL_INPUTS, err));
 out:
     if (st != Q_OK)
         cal_gram_close(g);
@@ -75,86 +81,88 @@ out:
 
 void cal_gram_close(cal_gram *g)
 {
-    for (int i = 0; i < FMT_ROLES; i++) {
-        q_free(g->H[i]);
+    for (int i = 0; g->m && i < FMT_ROLES; i++) {
+        g->d.ops->free(&g->d, g->H[i]);
+        g->d.ops->free(&g->d, g->sum[i]);
+        g->d.ops->free(&g->d, g->most[i]);
         q_free(g->x[i]);
         q_free(g->max[i]);
     }
     memset(g, 0, sizeof *g);
 }
 
-void cal_gram_begin(cal_gram *g, uint32_t points)
+q_status cal_gram_begin(cal_gram *g, uint32_t points, q_err *err)
 {
+    q_status st = Q_OK;
+
     for (int i = 0; i < N_ROWS; i++) {
         const fmt_role role = rows[i].role;
         const size_t K = (size_t)width(role, g->m);
 
         if (!(points & CAL_BIT(rows[i].point)))
             continue;
-        memset(g->H[role], 0, K * K * sizeof *g->H[role]);
-        memset(g->x[role], 0, K * sizeof *g->x[role]);
-        memset(g->max[role], 0, K * sizeof *g->max[role]);
+        Q_TRY(g->d.ops->clear(&g->d, g->H[role], K * K * sizeof *g->H[role], err));
+        Q_TRY(g->d.ops->clear(&g->d, g->sum[role], K * sizeof *g->sum[role], err));
+        Q_TRY(g->d.ops->clear(&g->d, g->most[role], K * sizeof *g->most[role], err));
         g->n[role] = 0;
     }
-}
-
-/* sum[k] += |x[., k]|, and max[k] likewise */
-static void column_sums(double *sum, float *max, const float *x, int64_t n, int64_t dim)
-{
-#pragma omp parallel for schedule(static)
-    for (int64_t k0 = 0; k0 < dim; k0 += STRIPE) {
-        const int64_t end = dim - k0 < STRIPE ? dim : k0 + STRIPE;
-
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t k = k0; k < end; k++) {
-                const float a = fabsf(x[i * dim + k]);
-
-                sum[k] += (double)a;
-                max[k] = a > max[k] ? a : max[k];
-            }
-    }
+out:
+    return st;
 }
 
 q_status cal_gram_see(cal_gram *g, const cal_view *v, q_err *err)
 {
+    q_status st = Q_OK;
     const fmt_role role = cal_input_role(v->point);
 
-    qnt_gram(g->H[role], v->dim, v->x, v->n);
-    column_sums(g->x[role], g->max[role], v->x, v->n, v->dim);
+    Q_TRY(g->d.ops->gram(&g->d, g->H[role], v->dim, v->x, v->type, v->n, err));
+    Q_TRY(g->d.ops->columns(&g->d, g->sum[role], g->most[role], v->x, v->type, v->n, v->dim, err));
     g->n[role] += v->n;
-    for (int64_t k = 0; k < v->dim; k++)
-        if (!isfinite(g->H[role][k * v->dim + k]))
-            return q_fail(err, Q_EFORMAT,
-                          "layer %lld: channel %lld of the input of %s is not finite: is the model "
-                          "damaged?",
-                          (long long)v->layer, (long long)k, fmt_role_get(role)->name);
-    return Q_OK;
+out:
+    return st;
 }
 
-void cal_gram_end(cal_gram *g, uint32_t points)
+static q_status end_role(cal_gram *g, fmt_role role, int64_t layer, q_err *err)
 {
-    for (int i = 0; i < N_ROWS; i++) {
-        const fmt_role role = rows[i].role;
-        const int64_t K = width(role, g->m);
-
-        if (!(points & CAL_BIT(rows[i].point)))
-            continue;
-        qnt_mirror(g->H[role], K);
-        for (int64_t k = 0; k < K; k++)
-            g->x[role][k] /= (double)g->n[role];
-    }
-}
-
-void cal_gram_divide(cal_gram *g, fmt_role role, const double *s)
-{
+    q_status st = Q_OK;
     const int64_t K = width(role, g->m);
-    float *H = g->H[role];
 
-#pragma omp parallel for schedule(static)
+    Q_TRY(g->d.ops->get(&g->d, g->x[role], g->sum[role], (size_t)K * sizeof *g->x[role], err));
+    Q_TRY(g->d.ops->get(&g->d, g->max[role], g->most[role], (size_t)K * sizeof *g->max[role], err));
+    for (int64_t k = 0; k < K; k++) {
+        if (!isfinite(g->max[role][k]))
+            Q_FAIL(err, Q_EFORMAT,
+                   "layer %lld: channel %lld of the input of %s is not finite: is the model "
+                   "damaged?",
+                   (long long)layer, (long long)k, fmt_role_get(role)->name);
+        g->x[role][k] /= (double)g->n[role];
+    }
+    Q_TRY(g->d.ops->mirror(&g->d, g->H[role], K, err));
+out:
+    return st;
+}
+
+q_status cal_gram_end(cal_gram *g, uint32_t points, int64_t layer, q_err *err)
+{
+    q_status st = Q_OK;
+
+    for (int i = 0; i < N_ROWS; i++)
+        if (points & CAL_BIT(rows[i].point))
+            Q_TRY(end_role(g, rows[i].role, layer, err));
+out:
+    return st;
+}
+
+q_status cal_gram_divide(cal_gram *g, fmt_role role, const double *s, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = width(role, g->m);
+
+    Q_TRY(g->d.ops->divide(&g->d, g->H[role], K, s, err));
     for (int64_t i = 0; i < K; i++) {
-        for (int64_t j = 0; j < K; j++)
-            H[i * K + j] = (float)((double)H[i * K + j] / (s[i] * s[j]));
         g->x[role][i] /= s[i];
         g->max[role][i] = (float)((double)g->max[role][i] / s[i]);
     }
+out:
+    return st;
 }

@@ -2,14 +2,16 @@
  * the largest.
  *
  *     cal_gram g;
- *     Q_TRY(cal_gram_open(&g, model, err));
- *     cal_gram_begin(&g, CAL_BIT(CAL_ATTN_IN));         forgets those
- *     Q_TRY(cal_gram_see(&g, view, err));               from observe of a client, in order
- *     cal_gram_end(&g, CAL_BIT(CAL_ATTN_IN));           H gets its lower triangle
+ *     Q_TRY(cal_gram_open(&g, model, device, err));
+ *     Q_TRY(cal_gram_see(&g, view, err));                            from observe, in order
+ *     Q_TRY(cal_gram_end(&g, CAL_BIT(CAL_ATTN_IN), layer, err));     H gets its lower triangle
  *     ... g.H[FMT_ATTN_QKV], g.x[FMT_ATTN_QKV] ...      ... out: cal_gram_close(&g);
+ *     Q_TRY(cal_gram_begin(&g, CAL_BIT(CAL_ATTN_IN), err));          forgets those
  *
- * Sums are f32 and go by the steps of the loop, in their order: the same steps give the same bits
- * whatever the number of threads.  Threads: one; a view is shared among OpenMP's threads. */
+ * They are made where the activations are: on a GPU nothing is copied to the host but, in the end,
+ * what there is per channel.  Sums are f32 and go by the steps of the loop, in their order: the
+ * same steps give the same bits whatever the number of threads.  Threads: one; a view is shared
+ * among OpenMP's threads. */
 #ifndef CAL_OBS_GRAM_H
 #define CAL_OBS_GRAM_H
 
@@ -21,23 +23,27 @@
 
 typedef struct cal_gram {
     const fmt_model *m;
-    float *H[FMT_ROLES];   /* [K, K] of the linear that reads the input */
-    double *x[FMT_ROLES];  /* [K] mean of |x| */
-    float *max[FMT_ROLES]; /* [K] largest |x| */
-    int64_t n[FMT_ROLES];  /* rows seen */
+    qnt_dev d;
+    float *H[FMT_ROLES];    /* [K, K] of the linear that reads the input; device */
+    double *sum[FMT_ROLES]; /* [K] of |x|; device */
+    float *most[FMT_ROLES]; /* [K] largest |x|; device */
+    double *x[FMT_ROLES];   /* [K] mean of |x|, after the end */
+    float *max[FMT_ROLES];  /* [K] largest |x|, after the end */
+    int64_t n[FMT_ROLES];   /* rows seen */
 } cal_gram;
 
 fmt_role cal_input_role(cal_point p); /* FMT_ROLES: no input of a linear */
 cal_point cal_input_point(int i);     /* the i-th input in the order of a forward, i < 4 */
 
-q_status cal_gram_open(cal_gram *g, const fmt_model *m, q_err *err);
+/* d is borrowed: closed after the moments. */
+q_status cal_gram_open(cal_gram *g, const fmt_model *m, qnt_dev d, q_err *err);
 void cal_gram_close(cal_gram *g);
 uint64_t cal_gram_bytes(const fmt_model *m);
-void cal_gram_begin(cal_gram *g, uint32_t points);
-/* Errors: Q_EFORMAT (an input that is not finite: layer and channel are named). */
+q_status cal_gram_begin(cal_gram *g, uint32_t points, q_err *err);
 q_status cal_gram_see(cal_gram *g, const cal_view *v, q_err *err);
-void cal_gram_end(cal_gram *g, uint32_t points);
+/* Errors: Q_EFORMAT (an input that is not finite: layer and channel are named). */
+q_status cal_gram_end(cal_gram *g, uint32_t points, int64_t layer, q_err *err);
 /* What would have been seen if channel k had been divided by s[k]. */
-void cal_gram_divide(cal_gram *g, fmt_role role, const double *s);
+q_status cal_gram_divide(cal_gram *g, fmt_role role, const double *s, q_err *err);
 
 #endif

@@ -4,8 +4,10 @@
  *                                  first, then attn_qkv and ffn_gate_up
  *     after every early pass       codes of the linears that were looked at in it
  *
- * The resident layer gets what the codes mean as f32: the same values that the run time computes
- * with.  Weights are read from the source again, because the resident ones are packed. */
+ * The resident layer gets what the codes mean: the same values that the run time computes with. The
+ * arithmetic is that of the backend's device (quant/device.h).  A GPU gives its resident weights
+ * back as f32, so that nothing is read or copied twice; those of the CPU are packed, and read
+ * again. */
 #include "calibrate/obs_quant.h"
 
 #include <math.h>
@@ -24,21 +26,50 @@ enum { N_LINEARS = sizeof fold_order / sizeof fold_order[0] };
 
 static int64_t rows_of(const cal_quant *q, fmt_role role)
 {
-    return fmt_role_rows(fmt_role_get(role), q->gram.m);
+    return fmt_role_rows(fmt_role_get(role), q->m);
 }
 
 static int64_t cols_of(const cal_quant *q, fmt_role role)
 {
-    return fmt_dim_size(fmt_role_get(role)->cols, q->gram.m);
+    return fmt_dim_size(fmt_role_get(role)->cols, q->m);
+}
+
+/* What passed since the last call belongs to this part. */
+static void spent(cal_quant *q, double *part)
+{
+    const double now = q_now();
+
+    *part += now - q->times.at;
+    q->times.at = now;
 }
 
 /* ---- loading --------------------------------------------------------------------------------- */
 
-static q_status load_layer(cal_quant *q, int64_t layer, q_err *err)
+/* Weights back to nothing: linears are memory of the device. */
+static void free_layer(cal_quant *q)
 {
+    for (int i = 0; i < N_LINEARS; i++) {
+        q->d.ops->free(&q->d, q->layer.w[fold_order[i]]);
+        q->layer.w[fold_order[i]] = NULL;
+    }
     cal_layer_free(&q->layer);
-    cal_quant_layer_free(&q->out);
-    return cal_layer_load(&q->layer, q->src, layer, err);
+}
+
+/* The weight of a role in f32: what is resident, where the device can give it, else the source. */
+static q_status load_weight(cal_quant *q, rt_model *one, int64_t layer, fmt_role role, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_backend *be = one->be;
+    float **w = &q->layer.w[role];
+
+    if (*w)
+        return Q_OK;
+    if (!be->ops->weight_get)
+        return cal_load_f32(w, q->src, role, layer, err);
+    Q_TRY(qnt_dev_alloc(&q->d, rows_of(q, role), cols_of(q, role), sizeof **w, w, "weights", err));
+    Q_TRY(be->ops->weight_get(be, &one->layer[0].w[role], *w, err));
+out:
+    return st;
 }
 
 /* Copies of v for the file and for the resident layer. */
@@ -51,19 +82,38 @@ static q_status copy_of(float **out, const float *v, int64_t n, q_err *err)
     return Q_OK;
 }
 
+/* The same on the device. */
+static q_status copy_weight(const cal_quant *q, float **out, fmt_role role, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t N = rows_of(q, role), K = cols_of(q, role);
+
+    Q_TRY(qnt_dev_alloc(&q->d, N, K, sizeof **out, out, "weights", err));
+    Q_TRY(q->d.ops->copy(&q->d, *out, q->layer.w[role], (size_t)(N * K) * sizeof **out, err));
+out:
+    return st;
+}
+
 /* The weight w [N, K] of a role, in f32, into the resident layer; w is taken. */
 static q_status make_resident(cal_quant *q, rt_model *one, fmt_role role, float **w, q_err *err)
 {
     q_status st = Q_OK;
+    rt_backend *be = one->be;
     qnt_tensor t = { .scheme = qnt_scheme_float(FMT_F32),
                      .N = rows_of(q, role),
-                     .K = cols_of(q, role),
-                     .codes = *w };
+                     .K = cols_of(q, role) };
 
+    if (be->ops->weight_set) {
+        Q_TRY(be->ops->weight_set(be, &one->layer[0].w[role], *w, q->layer.bias[role], err));
+        q->d.ops->free(&q->d, *w);
+    } else {
+        t.codes = *w; /* memory of the host */
+        *w = NULL;
+        if (q->layer.bias[role])
+            Q_TRY(copy_of(&t.bias, q->layer.bias[role], t.N, err));
+        Q_TRY(cal_replace(one, role, &t, err));
+    }
     *w = NULL;
-    if (q->layer.bias[role])
-        Q_TRY(copy_of(&t.bias, q->layer.bias[role], t.N, err));
-    Q_TRY(cal_replace(one, role, &t, err));
 out:
     qnt_tensor_free(&t);
     return st;
@@ -83,12 +133,11 @@ static void name_of(char out[64], int64_t layer, fmt_role role)
     snprintf(out, 64, "layer %lld, %s", (long long)layer, fmt_role_get(role)->name);
 }
 
-static q_status fold_role(cal_quant *q, int64_t layer, fmt_role role, double *s, double *w,
-                          q_err *err)
+static q_status search_factors(cal_quant *q, int64_t layer, fmt_role role, double *s, double *w,
+                               q_err *err)
 {
     q_status st = Q_OK;
     const int64_t N = rows_of(q, role), K = cols_of(q, role);
-    const fmt_ref norm = { FMT_ATTN_NORM, layer, FMT_WEIGHT };
     cal_quant_stat *stat = &q->out.stat[role];
     qnt_awq_result r;
     qnt_round_opts o;
@@ -96,20 +145,47 @@ static q_status fold_role(cal_quant *q, int64_t layer, fmt_role role, double *s,
 
     name_of(name, layer, role);
     o = round_opts(q, name);
-    Q_TRY(qnt_awq_weight_mean(w, q->layer.w[role], N, K, q->o.group, err));
-    qnt_fold_tie(w, role, q->gram.m);
-    qnt_fold_tie(q->gram.x[role], role, q->gram.m);
-    Q_TRY(qnt_awq_search(s, q->layer.w[role], q->gram.x[role], w, q->gram.H[role], N, K, &o, &r,
-                         err));
+    Q_TRY(q->d.ops->mean(&q->d, w, q->layer.w[role], N, K, q->o.group, err));
+    qnt_fold_tie(w, role, q->m);
+    qnt_fold_tie(q->gram.x[role], role, q->m);
+    Q_TRY(qnt_awq_search(&q->d, s, q->layer.w[role], q->gram.x[role], w, q->gram.H[role], N, K, &o,
+                         &r, err));
     stat->alpha = r.alpha;
     stat->by_weight = r.by_weight;
     stat->nearest = r.nearest;
     for (int i = 0; i < 2 * QNT_AWQ_STEPS; i++)
         stat->curve[i / QNT_AWQ_STEPS][i % QNT_AWQ_STEPS] =
             (float)r.curve[i / QNT_AWQ_STEPS][i % QNT_AWQ_STEPS];
+out:
+    return st;
+}
+
+static q_status fold_role(cal_quant *q, int64_t layer, fmt_role role, double *s, double *w,
+                          q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = cols_of(q, role);
+    const fmt_ref norm = { FMT_ATTN_NORM, layer, FMT_WEIGHT };
+    cal_quant_stat *stat = &q->out.stat[role];
+    const qnt_round_opts o = round_opts(q, "");
+    float *v = q_malloc((size_t)K * sizeof *v);
+
+    if (!(q->out.factors[role] = v))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %lld factors", (long long)K);
+    if (q->o.given) {
+        memcpy(v, q->o.given->v[layer * FMT_ROLES + role], (size_t)K * sizeof *v);
+        Q_TRY(qnt_nearest_error(&q->d, &stat->nearest, q->layer.w[role], q->gram.H[role],
+                                rows_of(q, role), K, &o, err));
+    } else {
+        Q_TRY(search_factors(q, layer, role, s, w, err));
+        for (int64_t k = 0; k < K; k++)
+            v[k] = (float)s[k];
+    }
+    for (int64_t k = 0; k < K; k++) /* what the archive keeps is what is folded */
+        s[k] = (double)v[k];
     fmt_report_buckets(stat->input_raw, q->gram.max[role], (size_t)K);
-    qnt_fold(&q->layer, role, s, fmt_src_dtype(q->src, norm), q->gram.m);
-    cal_gram_divide(&q->gram, role, s);
+    Q_TRY(qnt_fold(&q->d, &q->layer, role, s, fmt_src_dtype(q->src, norm), q->m, err));
+    Q_TRY(cal_gram_divide(&q->gram, role, s, err));
 out:
     return st;
 }
@@ -118,7 +194,7 @@ out:
 static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_model *m = q->gram.m;
+    const fmt_model *m = q->m;
     const int64_t a = m->n_head * m->hd, b = m->ffn > m->hid ? m->ffn : m->hid;
     const size_t widest = (size_t)(a > b ? a : b);
     double *s = q_malloc(widest * sizeof *s), *w = q_malloc(widest * sizeof *w);
@@ -126,6 +202,8 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
 
     if (!s || !w)
         Q_FAIL(err, Q_ENOMEM, "no memory for %zu factors", widest);
+    for (int i = 0; i < N_LINEARS; i++) /* folding one changes another */
+        Q_TRY(load_weight(q, one, layer, fold_order[i], err));
     for (int i = 0; i < N_LINEARS; i++)
         Q_TRY(fold_role(q, layer, fold_order[i], s, w, err));
     for (int i = 0; i < N_LINEARS; i++) {
@@ -135,7 +213,7 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
             Q_TRY(copy_of(&q->out.bias[role], q->layer.bias[role], rows_of(q, role), err));
         if (!q->o.sequential)
             continue;
-        Q_TRY(copy_of(&copy, q->layer.w[role], rows_of(q, role) * cols_of(q, role), err));
+        Q_TRY(copy_weight(q, &copy, role, err));
         Q_TRY(make_resident(q, one, role, &copy, err));
     }
     for (int r = FMT_ATTN_NORM; r <= FMT_FFN_NORM; r += FMT_FFN_NORM - FMT_ATTN_NORM) {
@@ -145,7 +223,7 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
 out:
     q_free(s);
     q_free(w);
-    q_free(copy);
+    q->d.ops->free(&q->d, copy);
     return st;
 }
 
@@ -168,37 +246,15 @@ static q_status make_codes(cal_quant *q, qnt_tensor *t, float **means, const cha
                                .stop = q->o.stop };
     qnt_gptq_result r;
 
-    Q_TRY(copy_of(means, q->layer.w[role], N * K, err));
+    Q_TRY(copy_weight(q, means, role, err));
     if (q->o.gptq) {
-        Q_TRY(qnt_gptq_solve(t, *means, H, N, K, &go, &r, err));
+        Q_TRY(qnt_gptq_solve(&q->d, t, *means, H, N, K, &go, &r, err));
         q->out.stat[role].damp = r.damp;
         q->out.stat[role].dead = r.dead;
     } else {
-        Q_TRY(qnt_round_groups(t, *means, H, N, K, &ro, err));
-        qnt_tensor_rows(*means, t, 0, N);
+        Q_TRY(qnt_round_groups(&q->d, t, *means, H, *means, N, K, &ro, err));
     }
 out:
-    return st;
-}
-
-/* The error of plain rounding, for comparison. */
-static q_status nearest_error(cal_quant *q, double *error, const char *name, fmt_role role,
-                              q_err *err)
-{
-    q_status st = Q_OK;
-    const int64_t N = rows_of(q, role), K = cols_of(q, role);
-    qnt_round_opts o = round_opts(q, name);
-    qnt_tensor t = { 0 };
-    float *w = NULL;
-
-    o.clip = 0;
-    Q_TRY(copy_of(&w, q->layer.w[role], N * K, err));
-    Q_TRY(qnt_round_groups(&t, w, NULL, N, K, &o, err));
-    qnt_tensor_rows(w, &t, 0, N);
-    Q_TRY(qnt_output_error(error, w, q->layer.w[role], q->gram.H[role], N, K, err));
-out:
-    q_free(w);
-    qnt_tensor_free(&t);
     return st;
 }
 
@@ -206,28 +262,62 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
 {
     q_status st = Q_OK;
     cal_quant_stat *stat = &q->out.stat[role];
+    const float *H = q->gram.H[role];
+    const int64_t N = rows_of(q, role), K = cols_of(q, role);
     float *means = NULL;
     char name[64];
+    qnt_round_opts nearest;
 
     name_of(name, layer, role);
+    nearest = round_opts(q, name);
+    Q_TRY(load_weight(q, one, layer, role, err));
+    spent(q, &q->times.weights);
     fmt_report_buckets(stat->input, q->gram.max[role], (size_t)cols_of(q, role));
     Q_TRY(make_codes(q, &q->out.t[role], &means, name, role, err));
+    spent(q, &q->times.codes);
     if (!q->o.factors) /* the search has it */
-        Q_TRY(nearest_error(q, &stat->nearest, name, role, err));
-    Q_TRY(qnt_output_error(&stat->error, means, q->layer.w[role], q->gram.H[role], rows_of(q, role),
-                           cols_of(q, role), err));
+        Q_TRY(qnt_nearest_error(&q->d, &stat->nearest, q->layer.w[role], H, N, K, &nearest, err));
+    Q_TRY(qnt_output_error(&q->d, &stat->error, means, q->layer.w[role], H, N, K, err));
     if (stat->damp > 1.001 * (q->o.damp > 0 ? q->o.damp : 0.01))
         q_log_warn(q->o.log, "%s: second moments needed damping %g: use more text", name,
                    stat->damp);
     q_log_put(q->o.log, Q_LOG_DEBUG, "%s: output error %.3e, rounded to nearest %.3e", name,
               stat->error, stat->nearest);
     Q_TRY(make_resident(q, one, role, &means, err));
+    spent(q, &q->times.errors);
 out:
-    q_free(means);
+    q->d.ops->free(&q->d, means);
+    q->d.ops->free(&q->d, q->layer.w[role]);
+    q->layer.w[role] = NULL;
     return st;
 }
 
 /* ---- the client ------------------------------------------------------------------------------ */
+
+static q_status begin(void *self, rt_backend *be, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_quant *q = self;
+
+    q->d = qnt_dev_host();
+    if (be->ops->math)
+        Q_TRY(be->ops->math(be, &q->d, err));
+    Q_TRY(cal_gram_open(&q->gram, q->m, q->d, err));
+    q->since = q->times.at = q_now();
+out:
+    return st;
+}
+
+static void end(void *self)
+{
+    cal_quant *q = self;
+
+    if (!q->d.ops)
+        return;
+    free_layer(q);
+    cal_gram_close(&q->gram);
+    q->d.ops->close(&q->d);
+}
 
 static q_status observe(void *self, const cal_view *v, q_err *err)
 {
@@ -242,32 +332,64 @@ static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err
     cal_quant *q = self;
     const uint32_t points = q->o.sequential ? CAL_BIT(cal_input_point(pass)) : CAL_INPUTS;
 
-    cal_gram_end(&q->gram, q->client.early[pass]);
+    Q_TRY(cal_gram_end(&q->gram, q->client.early[pass], layer, err));
+    spent(q, &q->times.passes);
     if (pass == 0) {
-        Q_TRY(load_layer(q, layer, err));
+        free_layer(q);
+        cal_quant_layer_free(&q->out);
+        Q_TRY(cal_layer_load_vectors(&q->layer, q->src, layer, err));
         if (q->o.factors)
             Q_TRY(fold_all(q, one, layer, err));
+        spent(q, &q->times.factors);
     }
     for (int p = 0; p < CAL_POINTS; p++)
         if (points & CAL_INPUTS & CAL_BIT(p))
             Q_TRY(quantize(q, one, layer, cal_input_role((cal_point)p), err));
-    cal_gram_begin(&q->gram, CAL_INPUTS);
+    Q_TRY(cal_gram_begin(&q->gram, CAL_INPUTS, err));
 out:
     return st;
 }
 
-static q_status done(void *self, int64_t layer, const char *path, q_err *err)
+static q_status done(void *self, int64_t layer, void **result, q_err *err)
 {
     cal_quant *q = self;
     struct rusage used = { 0 };
+    cal_quant_layer *out = q_malloc(sizeof *out);
 
+    if (!out)
+        return q_fail(err, Q_ENOMEM, "no memory for a layer");
     getrusage(RUSAGE_SELF, &used);
     q->out.cost =
         (cal_quant_cost){ .seconds = q_now() - q->since, .memory = (double)used.ru_maxrss * 1024 };
+    q_log_put(
+        q->o.log, Q_LOG_DEBUG,
+        "layer %lld: %.2f s: passes %.2f, factors %.2f, weights %.2f, codes %.2f, errors %.2f, "
+        "last pass %.2f",
+        (long long)layer, q->out.cost.seconds, q->times.passes, q->times.factors, q->times.weights,
+        q->times.codes, q->times.errors, q_now() - q->times.at);
     q->since = q_now();
+    q->times = (cal_quant_times){ .at = q->since };
     q->cost[layer] = q->out.cost;
     memcpy(q->stat + layer * FMT_ROLES, q->out.stat, sizeof q->out.stat);
-    return cal_quant_write(path, &q->out, q->gram.m, err);
+    *out = q->out;
+    memset(&q->out, 0, sizeof q->out);
+    *result = out;
+    return Q_OK;
+}
+
+static q_status store(void *self, int64_t layer, const void *result, const char *path, q_err *err)
+{
+    const cal_quant *q = self;
+
+    (void)layer;
+    return cal_quant_write(path, result, q->m, err);
+}
+
+static void drop(void *result)
+{
+    if (result)
+        cal_quant_layer_free(result);
+    q_free(result);
 }
 
 static q_status load(void *self, int64_t layer, const char *path, q_err *err)
@@ -275,10 +397,10 @@ static q_status load(void *self, int64_t layer, const char *path, q_err *err)
     cal_quant *q = self;
 
     q->since = q_now();
-    return cal_quant_read_stats(q->stat + layer * FMT_ROLES, &q->cost[layer], path, q->gram.m, err);
+    return cal_quant_read_stats(q->stat + layer * FMT_ROLES, &q->cost[layer], path, q->m, err);
 }
 
-uint64_t cal_quant_bytes(const fmt_model *m)
+uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
 {
     uint64_t weights = 0, largest = 0;
 
@@ -289,7 +411,8 @@ uint64_t cal_quant_bytes(const fmt_model *m)
         weights += (uint64_t)fmt_role_rows(row, m) * K * sizeof(float);
         largest = K > largest ? K : largest;
     }
-    return 2 * weights + cal_gram_bytes(m) + largest * largest * sizeof(float);
+    *device = 2 * weights + cal_gram_bytes(m) + largest * largest * sizeof(float);
+    return *device + weights / sizeof(float); /* codes of a layer while they are written */
 }
 
 q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err)
@@ -298,13 +421,17 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
 
     memset(q, 0, sizeof *q);
     q->src = src;
+    q->m = fmt_src_model(src);
     q->o = *o;
     q->client = (cal_client){ .early = { CAL_INPUTS },
                               .self = q,
-                              .bytes = cal_quant_bytes(fmt_src_model(src)),
+                              .begin = begin,
+                              .end = end,
                               .observe = observe,
                               .change = change,
                               .done = done,
+                              .store = store,
+                              .drop = drop,
                               .load = load };
     for (int p = 0; o->sequential && p < CAL_EARLY_PASSES; p++)
         q->client.early[p] = p == 0 && o->factors ? CAL_INPUTS : CAL_BIT(cal_input_point(p));
@@ -312,11 +439,10 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
         if (!fmt_src_has(src, (fmt_ref){ fold_order[i], 0, FMT_WEIGHT }))
             Q_FAIL(err, Q_EUNSUPPORTED, "%s: is quantized already: start from the float model",
                    fmt_src_dir(src));
-    Q_TRY(cal_gram_open(&q->gram, fmt_src_model(src), err));
-    q->since = q_now();
-    if (!(q->stat = q_calloc((size_t)q->gram.m->layers * FMT_ROLES, sizeof *q->stat)) ||
-        !(q->cost = q_calloc((size_t)q->gram.m->layers, sizeof *q->cost)))
-        Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)q->gram.m->layers);
+    q->client.bytes = cal_quant_bytes(q->m, &q->client.device_bytes);
+    if (!(q->stat = q_calloc((size_t)q->m->layers * FMT_ROLES, sizeof *q->stat)) ||
+        !(q->cost = q_calloc((size_t)q->m->layers, sizeof *q->cost)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)q->m->layers);
 out:
     if (st != Q_OK)
         cal_quant_close(q);
@@ -325,8 +451,6 @@ out:
 
 void cal_quant_close(cal_quant *q)
 {
-    cal_gram_close(&q->gram);
-    cal_layer_free(&q->layer);
     cal_quant_layer_free(&q->out);
     q_free(q->stat);
     q_free(q->cost);

@@ -14,38 +14,52 @@
 #ifndef CAL_OBS_QUANT_H
 #define CAL_OBS_QUANT_H
 
+#include "calibrate/factor_file.h"
 #include "calibrate/obs_gram.h"
 #include "calibrate/quant_file.h"
 #include "calibrate/layer_f32.h"
 
 typedef struct cal_quant_opts {
     int bits, sym;
-    int64_t group; /* -1: all of a row */
-    int gptq;      /* 0: to the nearest */
-    int act_order; /* gptq: columns by falling second moment */
-    double damp;   /* gptq; 0: 0.01 */
-    int factors;   /* AWQ's */
-    int clip;      /* not gptq: ranges of groups by their error */
+    int64_t group;            /* -1: all of a row */
+    int gptq;                 /* 0: to the nearest */
+    int act_order;            /* gptq: columns by falling second moment */
+    double damp;              /* gptq; 0: 0.01 */
+    int factors;              /* AWQ's */
+    const cal_factors *given; /* factors: these, instead of a search; may be NULL */
+    int clip;                 /* not gptq: ranges of groups by their error */
     int sequential;
     const volatile sig_atomic_t *stop;
     const q_log *log;
 } cal_quant_opts;
 
+/* Seconds of a layer: passes over the samples up to the last change, AWQ's factors, weights into
+ * f32, codes, their errors and what becomes resident. */
+typedef struct cal_quant_times {
+    double passes, factors, weights, codes, errors;
+    double at; /* q_now where the next part begins */
+} cal_quant_times;
+
 typedef struct cal_quant {
     cal_client client;
     const fmt_src *src;
+    const fmt_model *m;
     cal_quant_opts o;
-    cal_gram gram;
-    qnt_layer layer;      /* of the source, folded; in f32 */
+    qnt_dev d;            /* while the loop runs */
+    cal_gram gram;        /* likewise */
+    qnt_layer layer;      /* of the source, folded; in f32; linears in memory of the device */
     cal_quant_layer out;  /* of the current layer */
     cal_quant_stat *stat; /* [layers, FMT_ROLES] */
     cal_quant_cost *cost; /* [layers] */
     double since;         /* q_now at the begin of the layer */
+    cal_quant_times times;
 } cal_quant;
 
 /* Errors: Q_EUNSUPPORTED (a model whose linears are not floats), Q_ENOMEM. */
 q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err);
 void cal_quant_close(cal_quant *q);
-uint64_t cal_quant_bytes(const fmt_model *m); /* of memory, beside those of the loop */
+/* Of memory, beside that of the loop; *device: the part of it that lies where the backend computes.
+ */
+uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device);
 
 #endif

@@ -17,19 +17,22 @@ typedef struct cal_ranges {
     cal_client client;
     const fmt_src *src;
     const fmt_model *m;
-    qnt_ranges *layer;        /* [m->layers] */
-    int64_t search;           /* tokens in all; 0: no exponents */
+    qnt_ranges *layer; /* [m->layers] */
+    int64_t search;    /* tokens in all; 0: no exponents */
+    /* while the loop runs: */
+    qnt_dev d;
+    float *max[CAL_POINTS];   /* [dim] of the layer so far; device */
     cal_gram gram;            /* with search */
     float *sample[FMT_ROLES]; /* [CAL_RANGE_SAMPLE, K] of inputs */
+    void *row;                /* one of them on its way */
 } cal_ranges;
 
 #define CAL_RANGE_SAMPLE 256
 
 /* search: 0, or the number of tokens that will be seen: then exponents are chosen
- * (smooth_search.h), which takes the second moments of the inputs and a layer in f32:
- * cal_ranges_bytes of memory. */
+ * (smooth_search.h), which takes the second moments of the inputs and a layer in f32. */
 q_status cal_ranges_open(cal_ranges *r, const fmt_src *src, int64_t search, q_err *err);
-uint64_t cal_ranges_bytes(const fmt_model *m);
+uint64_t cal_ranges_bytes(const fmt_model *m, int search, uint64_t *device); /* as of cal_quant */
 void cal_ranges_close(cal_ranges *r);
 
 #endif

@@ -152,7 +152,8 @@ static q_status read_others(runs *all, const char *others, q_err *err)
         Q_TRY(fmt_json_read(&r->owned, name, MAX_BYTES, err));
         all->n++; /* owned: freed with the others */
         Q_TRY(read_run(r, r->owned, name, err));
-        Q_TRY(check_same(&all->run[0], r, name, err));
+        if (all->n > 1)
+            Q_TRY(check_same(&all->run[0], r, name, err));
         at += n;
     }
 out:
@@ -266,17 +267,32 @@ static char *json_path(const char *html)
     return q_format("%.*s.json", (int)n, html);
 }
 
-q_status cal_ppl_compare_check(const char *html, q_err *err)
+static void free_runs(runs *all)
+{
+    for (size_t i = 0; all && i < all->n; i++)
+        fmt_json_free(all->run[i].owned);
+    q_free(all);
+}
+
+q_status cal_ppl_compare_check(const char *html, const char *others, q_err *err)
 {
     q_status st = Q_OK;
-    char *json = json_path(html);
+    char *json = json_path(html), *dir = q_path_dir(html);
+    runs *all = q_calloc(1, sizeof *all);
 
-    if (!json)
+    if (!json || !dir || !all)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", html);
+    if (!*html)
+        Q_FAIL(err, Q_EARG, "--report: the name of the file is missing");
+    if (!q_path_is_dir(dir))
+        Q_FAIL(err, Q_ECREATE, "%s: there is no directory '%s': make it first", html, dir);
     if (q_path_exists(html) || q_path_exists(json))
         Q_FAIL(err, Q_ECREATE, "%s: exists: remove it or choose another name",
                q_path_exists(html) ? html : json);
+    Q_TRY(read_others(all, others, err));
 out:
+    free_runs(all);
+    q_free(dir);
     q_free(json);
     return st;
 }
@@ -321,8 +337,6 @@ q_status cal_ppl_compare(const char *html, const fmt_json *doc, const char *othe
     Q_TRY(read_others(all, others, err));
     Q_TRY(write_report(html, all, err));
 out:
-    for (size_t i = 0; all && i < all->n; i++)
-        fmt_json_free(all->run[i].owned);
-    q_free(all);
+    free_runs(all);
     return st;
 }

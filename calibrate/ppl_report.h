@@ -24,8 +24,9 @@ q_status cal_ppl_json(fmt_json *doc, const cal_ppl_about *a, const cal_ppl_resul
 /* The same for people, without the last line end. */
 q_status cal_ppl_text(q_buf *out, const cal_ppl_about *a, const cal_ppl_result *r, q_err *err);
 
-/* Q_ECREATE when the report or its JSON (x.json for x.html) is there: asked before a long run. */
-q_status cal_ppl_compare_check(const char *html, q_err *err);
+/* Asked before a long run.  Errors: Q_EARG (no name), Q_ECREATE (the report or its JSON, x.json
+ * for x.html, is there, or its directory is not), those of reading others. */
+q_status cal_ppl_compare_check(const char *html, const char *others, q_err *err);
 /* The report.  others: files of earlier --json results with commas between, or NULL.
  * Errors: Q_ENOINPUT, Q_EFORMAT, Q_ECONFIG (a member is missing; another text or window), Q_EIO. */
 q_status cal_ppl_compare(const char *html, const fmt_json *doc, const char *others, q_err *err);

@@ -34,6 +34,7 @@ void cal_quant_layer_free(cal_quant_layer *l)
         qnt_tensor_free(&l->t[r]);
         q_free(l->bias[r]);
         q_free(l->norm[r]);
+        q_free(l->factors[r]);
     }
     memset(l, 0, sizeof *l);
 }
@@ -97,18 +98,18 @@ static int64_t parts_of(fmt_role role, const fmt_model *m)
     return K < FMT_MAP_COLS ? K : FMT_MAP_COLS;
 }
 
-static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_stat *s, const fmt_model *m,
-                          q_err *err)
+static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_stat *s, const float *factors,
+                          const fmt_model *m, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t n = parts_of(role, m), curve[] = { 2, QNT_AWQ_STEPS };
-    const int factors = s->curve[0][0] > 0;
     char name[FMT_H5_NAME];
 
     Q_TRY(put_vector(w, role, "input", s->input, n, err));
     Q_TRY(put_vector(w, role, "input_raw", factors ? s->input_raw : NULL, n, err));
+    Q_TRY(put_vector(w, role, "factors", factors, fmt_dim_size(fmt_role_get(role)->cols, m), err));
     name_of(name, role, "curve");
-    if (factors)
+    if (s->curve[0][0] > 0)
         Q_TRY(fmt_h5_put(w, name, FMT_F32, 2, curve, s->curve, err));
 out:
     return st;
@@ -127,7 +128,7 @@ q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_m
         if (l->t[i].codes) {
             Q_TRY(put_weight(w, role, &l->t[i], err));
             Q_TRY(put_stat(w, role, &l->stat[i], err));
-            Q_TRY(put_input(w, role, &l->stat[i], m, err));
+            Q_TRY(put_input(w, role, &l->stat[i], l->factors[i], m, err));
         }
         Q_TRY(put_vector(w, role, "bias", l->bias[i], n, err));
         Q_TRY(put_vector(w, role, "weight", l->norm[i], n, err));
@@ -229,17 +230,16 @@ out:
     return st;
 }
 
-q_status cal_quant_read_vector(float **out, const char *path, fmt_role role, const fmt_model *m,
-                               q_err *err)
+static q_status read_floats(float **out, const char *path, fmt_role role, const char *which,
+                            int64_t n, q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t n = fmt_role_rows(fmt_role_get(role), m);
     fmt_h5 *h = NULL;
     float *v = NULL;
     char name[FMT_H5_NAME];
 
     *out = NULL;
-    name_of(name, role, fmt_role_get(role)->quant ? "bias" : "weight");
+    name_of(name, role, which);
     Q_TRY(fmt_h5_open(&h, path, err));
     if (!fmt_h5_has(h, name))
         goto out;
@@ -252,4 +252,18 @@ out:
     q_free(v);
     fmt_h5_close(h);
     return st;
+}
+
+q_status cal_quant_read_vector(float **out, const char *path, fmt_role role, const fmt_model *m,
+                               q_err *err)
+{
+    const fmt_role_row *row = fmt_role_get(role);
+
+    return read_floats(out, path, role, row->quant ? "bias" : "weight", fmt_role_rows(row, m), err);
+}
+
+q_status cal_quant_read_factors(float **out, const char *path, fmt_role role, const fmt_model *m,
+                                q_err *err)
+{
+    return read_floats(out, path, role, "factors", fmt_dim_size(fmt_role_get(role)->cols, m), err);
 }

@@ -8,7 +8,8 @@
  *     /attn_qkv/codes [N, bytes of a row] u8, scale [N, G] f32, zero [N, G] u8; bits, group and the
  *                     numbers of cal_quant_stat as attributes
  *     /attn_qkv/bias  [N] f32 and /attn_norm/weight [hid] f32, where factors were folded into them
- *     /attn_qkv/input [P] f32, and with factors input_raw [P] f32, curve [2, steps] f32
+ *     /attn_qkv/input [P] f32, and with factors: factors [K] f32, input_raw [P] f32, and when they
+ *                     were searched for, curve [2, steps] f32
  *     attributes of "/": seconds, memory
  *
  * The bytes depend on the values, and on what the layer cost.  Threads: one. */
@@ -41,9 +42,10 @@ typedef struct cal_quant_cost {
 } cal_quant_cost;
 
 typedef struct cal_quant_layer {
-    qnt_tensor t[FMT_ROLES]; /* of the linears; without bias */
-    float *bias[FMT_ROLES];  /* [N] when it was changed, else NULL */
-    float *norm[FMT_ROLES];  /* [hid] of the two norms when they were changed, else NULL */
+    qnt_tensor t[FMT_ROLES];   /* of the linears; without bias */
+    float *bias[FMT_ROLES];    /* [N] when it was changed, else NULL */
+    float *norm[FMT_ROLES];    /* [hid] of the two norms when they were changed, else NULL */
+    float *factors[FMT_ROLES]; /* [K] what the inputs were divided by, else NULL */
     cal_quant_stat stat[FMT_ROLES];
     cal_quant_cost cost;
 } cal_quant_layer;
@@ -60,5 +62,8 @@ q_status cal_quant_read_weight(qnt_tensor *t, const char *path, fmt_role role, c
 /* A bias (of a linear) or the weight of a norm; *out NULL when it is that of the source. */
 q_status cal_quant_read_vector(float **out, const char *path, fmt_role role, const fmt_model *m,
                                q_err *err);
+/* Factors of a linear [K]; *out NULL when there are none. */
+q_status cal_quant_read_factors(float **out, const char *path, fmt_role role, const fmt_model *m,
+                                q_err *err);
 
 #endif

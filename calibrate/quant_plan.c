@@ -1,32 +1,12 @@
-/* What a quantization would need: --dry-run of qwen-gptq and qwen-awq.  Bytes are counted; the time
- * is the number of multiplications over the speed of a small gram matrix on this machine, which is
- * what most of a run consists of. */
-#include "calibrate/quant_cli.h"
-#include "quant/linalg.h"
-
-/* Multiplications and additions a second, in gram matrices. */
-static double measure_speed(void)
-{
-    enum { K = 1024, ROWS = 1024, TIMES = 3 };
-    float *H = q_calloc((size_t)K * K, sizeof *H), *X = q_calloc((size_t)K * ROWS, sizeof *X);
-    double best = 1e9;
-
-    for (int i = 0; H && X && i < TIMES; i++) {
-        const double start = q_now();
-
-        qnt_gram(H, K, X, ROWS);
-        best = q_now() - start < best ? q_now() - start : best;
-    }
-    q_free(H);
-    q_free(X);
-    return 1.2 * K * K * ROWS / best; /* tiles of the upper triangle */
-}
+/* What a quantization would need: --dry-run of qwen-gptq and qwen-awq. */
+#include "calibrate/loop_time.h"
+#include "calibrate/quant_job.h"
 
 /* Operations of a whole run, and bytes of codes and scales of all linears. */
-static double work_of(const cal_quant_cli *o, const fmt_model *m, double tokens, double *bytes)
+static cal_work work_of(const cal_quant_cli *o, const fmt_model *m, double tokens, double *bytes)
 {
     const double passes = o->quant.sequential ? 5 : 2, factors = o->quant.factors ? 40 : 0;
-    double ops = 0;
+    cal_work w = { 0 };
 
     *bytes = 0;
     for (int r = 0; r < FMT_ROLES; r++) {
@@ -37,12 +17,14 @@ static double work_of(const cal_quant_cli *o, const fmt_model *m, double tokens,
 
         if (!row->quant)
             continue;
-        ops += 2 * passes * N * K * tokens + K * K * tokens + K * K * K + N * K * K +
-               2 * (factors + 3) * scored * K * K;
+        w.forward += 2 * passes * N * K * tokens;
+        w.client += K * K * tokens + K * K * K + N * K * K + 2 * (factors + 3) * scored * K * K;
         *bytes += N * K * o->quant.bits / 8 + N * (K / group) * (2 + o->quant.bits / 8.0);
     }
     *bytes *= (double)m->layers;
-    return ops * (double)m->layers;
+    w.forward *= (double)m->layers;
+    w.client *= (double)m->layers;
+    return w;
 }
 
 static uint64_t float_bytes(const fmt_src *src)
@@ -60,32 +42,77 @@ static uint64_t float_bytes(const fmt_src *src)
     return fmt_src_bytes(src) - linears;
 }
 
-q_status cal_quant_job_plan(q_buf *out, cal_quant_cli *o, const q_cli *cli, q_err *err)
+typedef struct quant_plan {
+    double codes; /* bytes of codes and scales */
+    double output, seconds;
+    cal_plan run; /* zeros with rtn */
+} quant_plan;
+
+static q_status make_plan(quant_plan *p, cal_quant_job *j, cal_quant_cli *o, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(j->src);
+    cal_client client = { 0 };
+    cal_work w;
+
+    if (!o->rtn) {
+        Q_TRY(cal_quant_job_data(j, err));
+        client.bytes = cal_quant_bytes(m, &client.device_bytes);
+        Q_TRY(cal_run_plan(&p->run, &j->run, &client, err));
+    }
+    w = work_of(o, m, (double)p->run.tokens, &p->codes);
+    p->output = (double)float_bytes(j->src) + p->codes;
+    p->run.disk += (uint64_t)p->codes;
+    if (!o->rtn)
+        p->seconds = cal_work_seconds(&w, j->run.be);
+out:
+    return st;
+}
+
+static q_status put_text(q_buf *out, const quant_plan *p, const cal_quant_job *j, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(q_buf_printf(out, err,
+                       "%s -> %s: %s\noutput: %.3f GB, of it %.3f GB for %lld layers of linears\n",
+                       j->o->input, j->o->output, j->recipe, p->output * 1e-9, p->codes * 1e-9,
+                       (long long)fmt_src_model(j->src)->layers));
+    if (j->o->rtn)
+        Q_TRY(q_buf_puts(out, "no calibration: weights are rounded as they are written\n", err));
+    else
+        Q_TRY(cal_plan_text(out, &p->run, p->seconds, err));
+out:
+    return st;
+}
+
+static q_status put_json(fmt_json *v, const quant_plan *p, const cal_quant_job *j, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_json *run;
+
+    Q_TRY(fmt_json_put_str(v, "input", j->o->input, err));
+    Q_TRY(fmt_json_put_str(v, "output", j->o->output, err));
+    Q_TRY(fmt_json_put_str(v, "recipe", j->recipe, err));
+    Q_TRY(fmt_json_put_int(v, "layers", fmt_src_model(j->src)->layers, err));
+    Q_TRY(fmt_json_put_int(v, "bytes", (int64_t)p->output, err));
+    Q_TRY(fmt_json_put_int(v, "bytes_of_linears", (int64_t)p->codes, err));
+    if (j->o->rtn)
+        goto out;
+    Q_TRY(fmt_json_put_obj(&run, v, "calibration", err));
+    Q_TRY(cal_plan_json(run, &p->run, p->seconds, err));
+out:
+    return st;
+}
+
+q_status cal_quant_job_plan(q_buf *out, fmt_json *v, cal_quant_cli *o, const q_cli *cli, q_err *err)
 {
     q_status st = Q_OK;
     cal_quant_job j;
-    cal_cost c = { 0 };
-    double codes, ops, ram;
+    quant_plan p = { 0 };
 
     Q_TRY(cal_quant_job_open(&j, o, cli, NULL, err));
-    if (!o->rtn) {
-        Q_TRY(cal_run_open(&j.run, j.src, &o->run, err));
-        cal_run_cost(&c, &j.run);
-    }
-    ops = work_of(o, fmt_src_model(j.src), (double)c.tokens, &codes);
-    ram = (double)(c.ram + (o->rtn ? 0 : cal_quant_bytes(fmt_src_model(j.src))));
-    Q_TRY(q_buf_printf(out, err,
-                       "%s -> %s: %s\noutput: %.3f GB, of it %.3f GB for %lld layers of linears\n",
-                       o->input, o->output, j.recipe, ((double)float_bytes(j.src) + codes) * 1e-9,
-                       codes * 1e-9, (long long)fmt_src_model(j.src)->layers));
-    if (o->rtn)
-        Q_TRY(q_buf_puts(out, "no calibration: weights are rounded as they are written\n", err));
-    else
-        Q_TRY(q_buf_printf(out, err,
-                           "calibration: %zu samples, %lld tokens, %.2f GB of memory, %.2f GB of "
-                           "job directory, about %.1f minutes on this machine\n",
-                           j.run.data.n, (long long)c.tokens, ram * 1e-9,
-                           ((double)c.disk + codes) * 1e-9, ops / measure_speed() / 60));
+    Q_TRY(make_plan(&p, &j, o, err));
+    Q_TRY(v ? put_json(v, &p, &j, err) : put_text(out, &p, &j, err));
 out:
     cal_quant_job_close(&j);
     return st;

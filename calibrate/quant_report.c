@@ -7,58 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- shared ---------------------------------------------------------------------------------- */
-
-char *cal_report_path(const char *output, const char *ext)
-{
-    size_t n = strlen(output);
-
-    if (n > 3 && strcmp(output + n - 3, ".h5") == 0)
-        n -= 3;
-    return q_format("%.*s.report.%s", (int)n, output, ext);
-}
-
-q_status cal_report_save(const fmt_report *r, const char *output, q_err *err)
-{
-    q_status st = Q_OK;
-    char *html = cal_report_path(output, "html"), *json = cal_report_path(output, "json");
-
-    if (!html || !json)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
-    Q_TRY(fmt_report_write(r, html, json, 1, err));
-out:
-    q_free(html);
-    q_free(json);
-    return st;
-}
-
-const char *cal_report_role(fmt_role role)
-{
-    static const char *const names[FMT_ROLES] = { [FMT_ATTN_QKV] = "q, k, v",
-                                                  [FMT_ATTN_OUT] = "attention output",
-                                                  [FMT_FFN_GATE_UP] = "gate and up",
-                                                  [FMT_FFN_DOWN] = "down" };
-
-    return names[role] ? names[role] : fmt_role_get(role)->name;
-}
-
-char *cal_report_quoted(const char *path)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "._-/+:@%,";
-    q_buf out = { 0 };
-    q_status st;
-
-    if (*path && *path != '-' && !path[strspn(path, plain)])
-        return q_strdup(path);
-    st = q_buf_puts(&out, *path == '-' ? "'./" : "'", NULL);
-    for (; st == Q_OK && *path; path++)
-        st = *path == '\'' ? q_buf_puts(&out, "'\\''", NULL) : q_buf_put(&out, path, 1, NULL);
-    if (st == Q_OK && q_buf_puts(&out, "'", NULL) == Q_OK)
-        return out.data;
-    q_buf_free(&out);
-    return NULL;
-}
+#include "calibrate/report_parts.h"
 
 /* ---- the run --------------------------------------------------------------------------------- */
 
@@ -73,8 +22,8 @@ static q_status put_run(fmt_report *r, const cal_quant_report *o, q_err *err)
     const cal_stats_info *info = o->info;
     const cal_quant_opts *q = o->quant;
     const fmt_val_kind counted = info ? FMT_VAL_INT : FMT_VAL_TEXT;
-    char *path = cal_report_quoted(o->output), *verify = NULL;
-    fmt_fact fact[] = {
+    char *verify = cal_report_verify(o->output);
+    const fmt_fact fact[] = {
         { "input", "Model", FMT_VAL_TEXT, o->input, 0 },
         { "output", "Archive", FMT_VAL_TEXT, o->output, 0 },
         { "method", "Method", FMT_VAL_TEXT, o->method, 0 },
@@ -97,16 +46,14 @@ static q_status put_run(fmt_report *r, const cal_quant_report *o, q_err *err)
         { "model_sha256", "Fingerprint of the model", FMT_VAL_CODE,
           info ? info->model_sha256 : NULL, 0 },
         { "root_sha256", "SHA-256 of the archive", FMT_VAL_CODE, o->root_sha256, 0 },
-        { "verify", "Check it", FMT_VAL_CODE, NULL, 0 },
+        { "verify", "Check it", FMT_VAL_CODE, verify, 0 },
     };
 
-    if (!path || !(verify = q_format("qwen-convert --verify %s", path)))
+    if (!verify)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->output);
-    fact[sizeof fact / sizeof fact[0] - 1].text = verify;
     Q_TRY(fmt_report_section(r, "How it was made", err));
     Q_TRY(fmt_report_facts(r, "run", fact, sizeof fact / sizeof fact[0], err));
 out:
-    q_free(path);
     q_free(verify);
     return st;
 }
@@ -258,7 +205,7 @@ static q_status put_worst(fmt_report *r, const cal_quant_report *o, q_err *err)
         c[4].v = s->error / s->nearest;
         c[5].v = o->quant->gptq ? s->damp : NAN;
         c[6].v = o->quant->gptq ? (double)s->dead : NAN;
-        c[7].v = o->quant->factors ? s->alpha : NAN;
+        c[7].v = o->quant->factors && !o->quant->given ? s->alpha : NAN;
     }
     return fmt_report_table(r, "worst", "The linears with the largest errors", col, COLS, cell, n,
                             err);
@@ -367,57 +314,14 @@ out:
 
 /* ---- inputs ---------------------------------------------------------------------------------- */
 
-static q_status put_input(fmt_report *r, const cal_quant_report *o, fmt_role role, float *v,
-                          q_err *err)
+/* With factors: map 0 before them, map 1 as it was rounded for. */
+static void fill_input(float *out, size_t cols, const void *self, size_t map, int64_t layer,
+                       fmt_role role)
 {
-    const fmt_model *m = fmt_src_model(o->src);
-    const size_t layers = (size_t)m->layers;
-    const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, m);
-    const size_t cols = (size_t)(K < FMT_MAP_COLS ? K : FMT_MAP_COLS);
-    float *after = v + layers * cols;
-    const fmt_map pair[] = { { "as the model has it", v }, { "with factors", after } };
-    char key[64], title[96];
+    const cal_quant_report *o = self;
+    const cal_quant_stat *s = stat_of(o, layer, role);
 
-    for (size_t l = 0; l < layers; l++) {
-        const cal_quant_stat *s = stat_of(o, (int64_t)l, role);
-
-        memcpy(v + l * cols, o->quant->factors ? s->input_raw : s->input, cols * sizeof *v);
-        memcpy(after + l * cols, s->input, cols * sizeof *v);
-    }
-    snprintf(key, sizeof key, "input_%s", fmt_role_get(role)->name);
-    snprintf(title, sizeof title, "input of %s", cal_report_role(role));
-    return fmt_report_maps(r,
-                           &(fmt_maps){ .key = key,
-                                        .title = title,
-                                        .row_label = "layer",
-                                        .col_label = "channel",
-                                        .rows = layers,
-                                        .cols = cols,
-                                        .n_channels = K,
-                                        .log = 1,
-                                        .map = pair,
-                                        .n = o->quant->factors ? 2 : 1 },
-                           err);
-}
-
-static q_status put_inputs(fmt_report *r, const cal_quant_report *o, q_err *err)
-{
-    q_status st = Q_OK;
-    float *v = q_calloc((size_t)fmt_src_model(o->src)->layers, 2 * FMT_MAP_COLS * sizeof *v);
-
-    if (!v)
-        Q_FAIL(err, Q_ENOMEM, "no memory for a report");
-    Q_TRY(fmt_report_section(r, "Inputs of the linears", err));
-    Q_TRY(fmt_report_text(r,
-                          "Largest magnitude of every channel, or of a few neighbours where there "
-                          "are more than 256. Bright columns are outlier channels.",
-                          err));
-    for (int i = 0; i < FMT_ROLES; i++)
-        if (fmt_role_get((fmt_role)i)->quant)
-            Q_TRY(put_input(r, o, (fmt_role)i, v, err));
-out:
-    q_free(v);
-    return st;
+    memcpy(out, map == 0 && o->quant->factors ? s->input_raw : s->input, cols * sizeof *out);
 }
 
 /* ---- cost ------------------------------------------------------------------------------------ */
@@ -483,9 +387,16 @@ q_status cal_quant_report_write(const cal_quant_report *o, q_err *err)
         Q_TRY(put_errors(r, o, err));
         Q_TRY(put_worst(r, o, err));
         Q_TRY(put_solver(r, o, err));
-        if (o->quant->factors)
+        if (o->quant->factors && !o->quant->given)
             Q_TRY(put_factors(r, o, err));
-        Q_TRY(put_inputs(r, o, err));
+        Q_TRY(
+            cal_report_inputs(r,
+                              &(cal_input_maps){ .m = fmt_src_model(o->src),
+                                                 .name = { "as the model has it", "with factors" },
+                                                 .n = o->quant->factors ? 2 : 1,
+                                                 .fill = fill_input,
+                                                 .self = o },
+                              err));
     }
     Q_TRY(put_cost(r, o, err));
     Q_TRY(cal_report_save(r, o->output, err));

@@ -10,7 +10,6 @@
 
 #include "calibrate/obs_quant.h"
 #include "calibrate/stats_file.h"
-#include "formats/report.h"
 
 typedef struct cal_quant_report {
     const char *method; /* "gptq", "awq", "nearest" */
@@ -27,15 +26,5 @@ typedef struct cal_quant_report {
 
 /* Errors: Q_ECREATE, Q_EIO, Q_ENOMEM. */
 q_status cal_quant_report_write(const cal_quant_report *o, q_err *err);
-
-/* ---- for reports of other runs --------------------------------------------------------------- */
-
-/* "m.report" .ext for "m.h5" and "m"; owned by the caller, NULL: no memory. */
-char *cal_report_path(const char *output, const char *ext);
-/* A report belongs to its output: one of an earlier output of that name is replaced. */
-q_status cal_report_save(const fmt_report *r, const char *output, q_err *err);
-const char *cal_report_role(fmt_role role); /* "gate and up" */
-/* path between quotes where a shell needs them; owned by the caller, NULL: no memory */
-char *cal_report_quoted(const char *path);
 
 #endif

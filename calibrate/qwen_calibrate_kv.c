@@ -8,8 +8,11 @@
 #include "calibrate/cal_cli.h"
 #include "calibrate/kv_gate.h"
 #include "calibrate/range_report.h"
+#include "calibrate/report_parts.h"
+#include "convert/convert_cli.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
+#include "formats/json_cli.h"
 
 enum { KEY_DRY_RUN = 0x100, KEY_ASSERT, KEY_TEXT };
 
@@ -132,7 +135,6 @@ static q_status report(const cvt_plan *p, const cvt_result *done, q_err *err)
     q_status st = Q_OK;
     cal_kv_report r = { 0 };
     fmt_json *v = NULL;
-    q_buf line = { 0 };
     char *path = o.cal.no_report ? NULL : cal_report_path(done->path, "html");
 
     if (o.text)
@@ -150,8 +152,7 @@ static q_status report(const cvt_plan *p, const cvt_result *done, q_err *err)
             Q_TRY(fmt_json_put_real(v, "kld_mean", r.kld_mean, err));
             Q_TRY(fmt_json_put_real(v, "top1", r.top1, err));
         }
-        Q_TRY(fmt_json_print(&line, v, 0, err));
-        puts(line.data);
+        Q_TRY(fmt_json_cli_line(v, err));
     } else {
         printf("%s: %zu files with scales of the key/value cache\n", done->path, done->files);
         if (o.text)
@@ -165,30 +166,6 @@ static q_status report(const cvt_plan *p, const cvt_result *done, q_err *err)
 out:
     q_free(path);
     fmt_json_free(v);
-    q_buf_free(&line);
-    return st;
-}
-
-static q_status print_plan(const cvt_plan *p, q_err *err)
-{
-    q_status st = Q_OK;
-    q_buf text = { 0 };
-    fmt_json *v = NULL;
-
-    if (o.cli.json) {
-        Q_TRY(fmt_json_new(&v, err));
-        Q_TRY(cvt_plan_json(v, p, err));
-        Q_TRY(fmt_json_print(&text, v, 0, err));
-        puts(text.data);
-    } else {
-        if (!o.cal.stats)
-            Q_TRY(cal_cli_dry_run(&o.cal, p->src, err));
-        Q_TRY(cvt_plan_text(&text, p, err));
-        fputs(text.data, stdout);
-    }
-out:
-    fmt_json_free(v);
-    q_buf_free(&text);
     return st;
 }
 
@@ -216,6 +193,7 @@ static q_status run(const volatile sig_atomic_t *stop, q_err *err)
     q_status st = Q_OK;
     fmt_src *src = NULL;
     cvt_plan *p = NULL;
+    fmt_json *cal = NULL;
 
     Q_TRY(fmt_src_open(&src, o.model, err));
     Q_TRY(cvt_plan_takes(src, err));
@@ -226,8 +204,11 @@ static q_status run(const volatile sig_atomic_t *stop, q_err *err)
                                            .tool = "qwenkit " Q_VERSION,
                                            .kv_scales = 1 },
                          err));
-    Q_TRY(o.dry_run ? print_plan(p, err) : run_plan(p, stop, err));
+    if (o.dry_run)
+        Q_TRY(cal_cli_dry_run(&cal, &o.cal, &o.cli, src, o.output, err));
+    Q_TRY(o.dry_run ? cvt_cli_print_plan(p, cal, o.cli.json, err) : run_plan(p, stop, err));
 out:
+    fmt_json_free(cal);
     cvt_plan_free(p);
     fmt_src_close(src);
     return st;

@@ -4,8 +4,8 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
+#include "calibrate/report_parts.h"
 #include "quant/rtn.h"
 
 q_status cal_ranges_make(qnt_ranges **out, const fmt_model *m, q_err *err)
@@ -29,9 +29,9 @@ static q_status put_run(fmt_report *r, const cal_range_report *o, q_err *err)
 {
     q_status st = Q_OK;
     const int chosen = o->after && o->alpha < 0;
-    char *path = cal_report_quoted(o->output), *verify = NULL;
+    char *verify = cal_report_verify(o->output);
 
-    if (!path || !(verify = q_format("qwen-convert --verify %s", path)))
+    if (!verify)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->output);
     Q_TRY(fmt_report_section(r, "How it was made", err));
     Q_TRY(fmt_report_facts(
@@ -53,7 +53,6 @@ static q_status put_run(fmt_report *r, const cal_range_report *o, q_err *err)
         },
         11, err));
 out:
-    q_free(path);
     q_free(verify);
     return st;
 }
@@ -111,38 +110,6 @@ out:
 
 /* ---- inputs of linears ----------------------------------------------------------------------- */
 
-static q_status put_input(fmt_report *r, const cal_range_report *o, fmt_role role, float *v,
-                          q_err *err)
-{
-    const fmt_model *m = fmt_src_model(o->src);
-    const size_t layers = (size_t)m->layers;
-    const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, m);
-    const size_t cols = (size_t)(K < FMT_MAP_COLS ? K : FMT_MAP_COLS);
-    float *after = v + layers * cols;
-    const fmt_map pair[] = { { "before smoothing", v }, { "after smoothing", after } };
-    char key[64], title[96];
-
-    for (size_t l = 0; l < layers; l++) {
-        fmt_report_buckets(v + l * cols, o->ranges[l].in[role], (size_t)K);
-        if (o->after)
-            fmt_report_buckets(after + l * cols, o->after[l].in[role], (size_t)K);
-    }
-    snprintf(key, sizeof key, "input_%s", fmt_role_get(role)->name);
-    snprintf(title, sizeof title, "input of %s", cal_report_role(role));
-    return fmt_report_maps(r,
-                           &(fmt_maps){ .key = key,
-                                        .title = title,
-                                        .row_label = "layer",
-                                        .col_label = "channel",
-                                        .rows = layers,
-                                        .cols = cols,
-                                        .n_channels = K,
-                                        .log = 1,
-                                        .map = pair,
-                                        .n = o->after ? 2 : 1 },
-                           err);
-}
-
 /* How far the largest channel of an input stands out: over the mean of the others' magnitudes. */
 static double peak(const float *v, int64_t n)
 {
@@ -180,14 +147,23 @@ static q_status put_peaks(fmt_report *r, const cal_range_report *o, fmt_role rol
                            err);
 }
 
+static void fill_input(float *out, size_t cols, const void *self, size_t map, int64_t layer,
+                       fmt_role role)
+{
+    const cal_range_report *o = self;
+    const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, fmt_src_model(o->src));
+
+    (void)cols;
+    fmt_report_buckets(out, (map ? o->after : o->ranges)[layer].in[role], (size_t)K);
+}
+
 static q_status put_inputs(fmt_report *r, const cal_range_report *o, q_err *err)
 {
     q_status st = Q_OK;
-    const size_t layers = (size_t)fmt_src_model(o->src)->layers;
-    float *v = q_calloc(layers, 2 * FMT_MAP_COLS * sizeof *v);
-    double *peaks = q_calloc(layers, 2 * sizeof *peaks);
+    const fmt_model *m = fmt_src_model(o->src);
+    double *peaks = q_calloc((size_t)m->layers, 2 * sizeof *peaks);
 
-    if (!v || !peaks)
+    if (!peaks)
         Q_FAIL(err, Q_ENOMEM, "no memory for a report");
     Q_TRY(fmt_report_section(r, "How far channels stand out", err));
     Q_TRY(fmt_report_text(r,
@@ -198,16 +174,14 @@ static q_status put_inputs(fmt_report *r, const cal_range_report *o, q_err *err)
     for (int i = 0; i < FMT_ROLES; i++)
         if (fmt_role_get((fmt_role)i)->quant)
             Q_TRY(put_peaks(r, o, (fmt_role)i, peaks, err));
-    Q_TRY(fmt_report_section(r, "Inputs of the linears", err));
-    Q_TRY(fmt_report_text(r,
-                          "Largest magnitude of every channel, or of a few neighbours where there "
-                          "are more than 256. Bright columns are outlier channels.",
-                          err));
-    for (int i = 0; i < FMT_ROLES; i++)
-        if (fmt_role_get((fmt_role)i)->quant)
-            Q_TRY(put_input(r, o, (fmt_role)i, v, err));
+    Q_TRY(cal_report_inputs(r,
+                            &(cal_input_maps){ .m = m,
+                                               .name = { "before smoothing", "after smoothing" },
+                                               .n = o->after ? 2 : 1,
+                                               .fill = fill_input,
+                                               .self = o },
+                            err));
 out:
-    q_free(v);
     q_free(peaks);
     return st;
 }

@@ -9,7 +9,7 @@
 #define CAL_RANGE_REPORT_H
 
 #include "calibrate/kv_gate.h"
-#include "calibrate/quant_report.h"
+#include "formats/source.h"
 #include "quant/ranges.h"
 
 typedef struct cal_range_report {

@@ -1,5 +1,5 @@
-/* Steps.  Buffers are made once, for the largest step.  Where backend memory is host memory (the
- * CPU) a client sees the activations in place; elsewhere they are copied and widened first. */
+/* Steps.  Buffers are made once, for the largest step.  A client sees the activations in place, in
+ * memory of the backend. */
 #include "calibrate/step.h"
 
 #include <assert.h>
@@ -32,7 +32,7 @@ static int64_t widest(const fmt_model *m)
     return max64(max64((m->n_head + 2 * m->n_kv) * m->hd, 2 * m->ffn), m->hid);
 }
 
-static int64_t step_tokens(const cal_data *data, int64_t max_tok)
+int64_t cal_step_tokens(const cal_data *data, int64_t max_tok)
 {
     return max64(max_tok ? max_tok : MAX_TOK, data->longest);
 }
@@ -40,15 +40,6 @@ static int64_t step_tokens(const cal_data *data, int64_t max_tok)
 static int on_host(const rt_backend *be)
 {
     return be->ops->free_bytes == NULL && be->ops->act == FMT_F32;
-}
-
-uint64_t cal_step_bytes(const fmt_model *m, const cal_data *data, int64_t max_tok)
-{
-    const int64_t n = step_tokens(data, max_tok);
-
-    return (uint64_t)(n * (3 * m->hid + 4 * widest(m) + 2 * m->n_head * m->hd + m->ffn +
-                           4 * m->n_kv * m->hd)) *
-           sizeof(float);
 }
 
 /* The arrays of a batch: name and elements of four bytes. */
@@ -93,7 +84,7 @@ out:
     return st;
 }
 
-/* Samples in the fullest step, and its pages. */
+/* Samples in the fullest step, and its pages; sets s->last. */
 static void size_steps(cal_step *s, int64_t *pages)
 {
     *pages = 0;
@@ -115,6 +106,40 @@ static void size_steps(cal_step *s, int64_t *pages)
     }
 }
 
+static void set_shape(cal_step *s, rt_backend *be, const fmt_model *m, const cal_data *data,
+                      int64_t max_tok, int64_t *pages)
+{
+    memset(s, 0, sizeof *s);
+    s->be = be;
+    s->m = *m;
+    s->m.layers = 1;
+    s->data = data;
+    s->max_tok = cal_step_tokens(data, max_tok);
+    size_steps(s, pages);
+}
+
+uint64_t cal_step_bytes(rt_backend *be, const fmt_model *m, const cal_data *data, int64_t max_tok,
+                        uint64_t *device)
+{
+    cal_step shape, *s = &shape;
+    const rt_model one = { .desc = *m, .be = be };
+    int64_t pages = 0, batch = 0;
+    uint64_t seen, host;
+
+    set_shape(s, be, m, data, max_tok, &pages);
+    seen = (uint64_t)(s->max_tok * widest(m));
+#define X(name, n) batch += (n);
+    BATCH(X)
+#undef X
+    *device = 4 * (uint64_t)batch + rt_work_bytes(&one, s->max_tok, 1) +
+              (uint64_t)pages * rt_kv_page_bytes(&s->m, rt_kv_format_find("f32")) +
+              seen * fmt_dtype_bytes(be->ops->act);
+    host = 4 * (uint64_t)batch;
+    if (!on_host(be))
+        host += (uint64_t)(s->max_tok * m->hid) * sizeof(float);
+    return host;
+}
+
 q_status cal_step_open(cal_step *s, rt_backend *be, const fmt_model *m, const cal_data *data,
                        int64_t max_tok, q_err *err)
 {
@@ -123,24 +148,15 @@ q_status cal_step_open(cal_step *s, rt_backend *be, const fmt_model *m, const ca
     int64_t pages = 0;
     size_t seen;
 
-    memset(s, 0, sizeof *s);
-    s->be = be;
-    s->m = *m;
-    s->m.layers = 1;
-    s->data = data;
-    s->max_tok = step_tokens(data, max_tok);
-    size_steps(s, &pages);
+    set_shape(s, be, m, data, max_tok, &pages);
     seen = (size_t)(s->max_tok * widest(m));
     Q_TRY(alloc_batch(s, err));
     Q_TRY(rt_kv_open(&s->pool, be, &s->m, "f32", pages, NULL, err));
     Q_TRY(rt_work_open(&s->work, &shape, s->max_tok, 1, err));
     s->work_open = 1;
     Q_TRY(be->ops->alloc(be, seen * fmt_dtype_bytes(be->ops->act), &s->scratch, err));
-    s->rows = q_malloc((size_t)(s->max_tok * m->hid) * sizeof *s->rows);
-    s->page = q_malloc((size_t)(m->n_kv * RT_PAGE * m->hd) * sizeof *s->page);
-    s->seen = q_malloc(seen * sizeof *s->seen);
-    s->raw = on_host(be) ? NULL : q_malloc(seen * fmt_dtype_bytes(be->ops->act));
-    if (!s->rows || !s->page || !s->seen || (!on_host(be) && !s->raw))
+    s->rows = on_host(be) ? NULL : q_malloc((size_t)(s->max_tok * m->hid) * sizeof *s->rows);
+    if (!on_host(be) && !s->rows)
         Q_FAIL(err, Q_ENOMEM, "no memory for steps of %lld tokens", (long long)s->max_tok);
 out:
     if (st != Q_OK)
@@ -164,9 +180,6 @@ void cal_step_close(cal_step *s)
         rt_work_close(&s->work, &shape);
     s->be->ops->free(s->be, s->scratch);
     q_free(s->rows);
-    q_free(s->page);
-    q_free(s->seen);
-    q_free(s->raw);
     memset(s, 0, sizeof *s);
 }
 
@@ -209,11 +222,12 @@ q_status cal_step_fill(cal_step *s, size_t first, q_err *err)
     return upload(s, err);
 }
 
-q_status cal_step_embed(const cal_step *s, const fmt_src *src, float *rows, q_err *err)
+q_status cal_step_embed(cal_step *s, const fmt_src *src, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_ref ref = { FMT_TOK_EMBD, 0, FMT_WEIGHT };
     const fmt_dtype type = fmt_src_dtype(src, ref);
+    float *rows = on_host(s->be) ? s->work.x : s->rows;
     void *row = q_malloc((size_t)s->m.hid * fmt_dtype_bytes(type));
 
     if (!row)
@@ -224,6 +238,9 @@ q_status cal_step_embed(const cal_step *s, const fmt_src *src, float *rows, q_er
         Q_TRY(fmt_src_read(src, ref, (fmt_box){ id, id + 1, 0, s->m.hid }, row, err));
         fmt_convert(rows + t * s->m.hid, FMT_F32, row, type, (size_t)s->m.hid, NULL);
     }
+    if (rows != s->work.x)
+        Q_TRY(s->be->ops->copy(s->be, s->work.x, rows, (size_t)(s->n_tok * s->m.hid) * sizeof *rows,
+                               RT_TO_DEVICE, err));
 out:
     q_free(row);
     return st;
@@ -231,26 +248,16 @@ out:
 
 /* ---- looking -------------------------------------------------------------------------------- */
 
-static q_status show(cal_step *s, cal_point point, const void *x, int64_t dim, q_err *err)
+static q_status show(cal_step *s, cal_point point, const void *x, fmt_dtype type, int64_t dim,
+                     q_err *err)
 {
-    q_status st = Q_OK;
-    const size_t n = (size_t)(s->n_tok * dim);
-    const float *seen = x;
-
     if (!(s->points & CAL_BIT(point)))
         return Q_OK;
-    if (!on_host(s->be)) {
-        Q_TRY(s->be->ops->copy(s->be, s->raw, x, n * fmt_dtype_bytes(s->be->ops->act), RT_TO_HOST,
-                               err));
-        fmt_convert(s->seen, FMT_F32, s->raw, s->be->ops->act, n, NULL);
-        seen = s->seen;
-    }
-    Q_TRY(s->client->observe(
+    return s->client->observe(
         s->client->self,
-        &(cal_view){ .point = point, .layer = s->layer, .x = seen, .n = s->n_tok, .dim = dim },
-        err));
-out:
-    return st;
+        &(cal_view){
+            .point = point, .layer = s->layer, .x = x, .type = type, .n = s->n_tok, .dim = dim },
+        err);
 }
 
 static q_status tap(void *self, rt_tap at, const void *x, int64_t n_tok, q_err *err)
@@ -264,44 +271,30 @@ static q_status tap(void *self, rt_tap at, const void *x, int64_t n_tok, q_err *
     while (taps[i].tap != at)
         i++;
     w = &s->one->layer[0].w[taps[i].role];
-    Q_TRY(show(s, taps[i].in, x, at == RT_TAP_QKV ? w->N : w->K, err));
+    Q_TRY(show(s, taps[i].in, x, s->be->ops->act, at == RT_TAP_QKV ? w->N : w->K, err));
     if (taps[i].out == CAL_POINTS || !(s->points & CAL_BIT(taps[i].out)))
         goto out;
     Q_TRY(s->be->ops->linear(
         s->be, &(rt_linear_args){ .x = x, .w = w, .y = s->scratch, .n_tok = n_tok }, err));
-    Q_TRY(show(s, taps[i].out, s->scratch, w->N, err));
+    Q_TRY(show(s, taps[i].out, s->scratch, s->be->ops->act, w->N, err));
 out:
     return st;
 }
 
-/* Keys of the step as they lie in the pages, token by token. */
+/* Keys of the step, token by token. */
 static q_status show_keys(cal_step *s, q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t hd = s->m.hd, n_kv = s->m.n_kv, dim = n_kv * hd;
-    const size_t page = (size_t)(n_kv * RT_PAGE * hd);
+    const int64_t dim = s->m.n_kv * s->m.hd;
+    rt_keys_args keys = {
+        .b = &s->dev, .kv = &s->pool.kv, .y = s->scratch, .n_kv = s->m.n_kv, .hd = s->m.hd
+    };
 
     if (!(s->points & CAL_BIT(CAL_K)))
         return Q_OK;
-    for (int k = 0; k < s->host.n_seq; k++)
-        for (int64_t p = 0; p * RT_PAGE < s->host.kv_len[k]; p++) {
-            const int64_t number = s->host.block[(int64_t)k * s->max_blocks + p];
-            const int64_t left = s->host.kv_len[k] - p * RT_PAGE,
-                          n = left < RT_PAGE ? left : RT_PAGE;
-            float *to = s->seen + (s->host.q_start[k] + p * RT_PAGE) * dim;
-
-            Q_TRY(s->be->ops->copy(s->be, s->page,
-                                   (const float *)s->pool.kv.base + (size_t)number * 2 * page,
-                                   page * sizeof(float), RT_TO_HOST, err));
-            for (int64_t t = 0; t < n; t++)
-                for (int64_t h = 0; h < n_kv; h++)
-                    memcpy(to + t * dim + h * hd, s->page + (h * RT_PAGE + t) * hd,
-                           (size_t)hd * sizeof(float));
-        }
-    Q_TRY(s->client->observe(
-        s->client->self,
-        &(cal_view){ .point = CAL_K, .layer = s->layer, .x = s->seen, .n = s->n_tok, .dim = dim },
-        err));
+    /* q, k and v of a token are no wider than a row of scratch, so k fits there in f32 */
+    Q_TRY(s->be->ops->keys(s->be, &keys, err));
+    Q_TRY(show(s, CAL_K, keys.y, FMT_F32, dim, err));
 out:
     return st;
 }
@@ -310,7 +303,6 @@ q_status cal_step_run(cal_step *s, rt_model *one, int64_t layer, uint32_t points
                       const cal_client *client, q_err *err)
 {
     q_status st = Q_OK;
-    const size_t bytes = (size_t)(s->n_tok * s->m.hid) * sizeof(float);
 
     s->one = one;
     s->layer = layer;
@@ -318,16 +310,9 @@ q_status cal_step_run(cal_step *s, rt_model *one, int64_t layer, uint32_t points
     s->client = client;
     s->work.tap = tap;
     s->work.tap_user = s;
-    Q_TRY(s->be->ops->copy(s->be, s->work.x, s->rows, bytes, RT_TO_DEVICE, err));
     Q_TRY(rt_layer_forward(one, &s->work, &s->dev, &s->pool.kv, 0, err));
-    Q_TRY(s->be->ops->sync(s->be, err));
     Q_TRY(show_keys(s, err));
+    Q_TRY(s->be->ops->sync(s->be, err));
 out:
     return st;
-}
-
-q_status cal_step_result(cal_step *s, float *rows, q_err *err)
-{
-    return s->be->ops->copy(s->be, rows, s->work.x, (size_t)(s->n_tok * s->m.hid) * sizeof(float),
-                            RT_TO_HOST, err);
 }

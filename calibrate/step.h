@@ -3,9 +3,9 @@
  *     cal_step s;
  *     Q_TRY(cal_step_open(&s, be, model, data, max_tok, err));
  *     Q_TRY(cal_step_fill(&s, first, err));         samples first .. s.last - 1
- *     ... s.rows [s.n_tok, hid] is filled by the caller
+ *     Q_TRY(cal_step_embed(&s, src, err));          or what the layer before gave: s.work.x
  *     Q_TRY(cal_step_run(&s, one_layer, layer, points, client, err));
- *     Q_TRY(cal_step_result(&s, s.rows, err));
+ *     ... s.work.x [s.n_tok, hid], backend memory: the residual stream behind the layer ...
  *     ... out: cal_step_close(&s);
  *
  * Threads: one. */
@@ -31,11 +31,8 @@ typedef struct cal_step {
     int work_open;
     int64_t n_tok, row0; /* of this step; row0: its first row among all samples */
     size_t first, last;  /* samples */
-    float *rows;         /* [max_tok, hid] host */
-    void *scratch;       /* [max_tok, widest output] backend memory */
-    void *raw;   /* the same in the type of activations, host; NULL when memory is host memory */
-    float *seen; /* the same as f32, host */
-    float *page; /* [n_kv, RT_PAGE, hd] host */
+    float *rows;   /* [max_tok, hid] host: of the embedding; NULL when memory is host memory */
+    void *scratch; /* [max_tok, widest output] backend memory */
     const struct cal_client *client;
     rt_model *one;
     int64_t layer;
@@ -46,13 +43,16 @@ typedef struct cal_step {
 q_status cal_step_open(cal_step *s, rt_backend *be, const fmt_model *m, const cal_data *data,
                        int64_t max_tok, q_err *err);
 void cal_step_close(cal_step *s);
-uint64_t cal_step_bytes(const fmt_model *m, const cal_data *data, int64_t max_tok);
+/* Tokens of a step when max_tok are asked for. */
+int64_t cal_step_tokens(const cal_data *data, int64_t max_tok);
+/* Bytes of host memory, and in *device those of the backend. */
+uint64_t cal_step_bytes(rt_backend *be, const fmt_model *m, const cal_data *data, int64_t max_tok,
+                        uint64_t *device);
 q_status cal_step_fill(cal_step *s, size_t first, q_err *err);
-/* Rows of the embedding for the samples of this step, straight from the source. */
-q_status cal_step_embed(const cal_step *s, const fmt_src *src, float *rows, q_err *err);
+/* Rows of the embedding for the samples of this step, straight from the source, to s->work.x. */
+q_status cal_step_embed(cal_step *s, const fmt_src *src, q_err *err);
+/* One layer on s->work.x. */
 q_status cal_step_run(cal_step *s, rt_model *one, int64_t layer, uint32_t points,
                       const struct cal_client *client, q_err *err);
-/* The residual stream behind the layer.  rows [n_tok, hid] host. */
-q_status cal_step_result(cal_step *s, float *rows, q_err *err);
 
 #endif

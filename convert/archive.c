@@ -355,6 +355,32 @@ out:
     return st;
 }
 
+static q_status put_factors(job *j, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = fmt_src_model(j->o->src);
+    float *v = NULL;
+    char place[FMT_H5_NAME];
+
+    for (int64_t i = 0; j->o->factors && i < m->layers * FMT_ROLES; i++) {
+        const fmt_role role = (fmt_role)(i % FMT_ROLES);
+        const int64_t layer = i / FMT_ROLES, K = fmt_dim_size(fmt_role_get(role)->cols, m);
+
+        if (!fmt_role_get(role)->quant)
+            continue;
+        Q_TRY(j->o->factors(j->o->self, role, layer, &v, err));
+        snprintf(place, sizeof place, "/factors/layers.%lld/%s", (long long)layer,
+                 fmt_role_get(role)->name);
+        if (v)
+            Q_TRY(fmt_h5_put(j->w, place, FMT_F32, 1, &K, v, err));
+        q_free(v);
+        v = NULL;
+    }
+out:
+    q_free(v);
+    return st;
+}
+
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
@@ -369,6 +395,7 @@ static q_status write_all(job *j, cvt_archive_result *r, q_err *err)
     Q_TRY(put_meta(j, err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, put_unit, j, err));
     Q_TRY(put_kv(j, err));
+    Q_TRY(put_factors(j, err));
     Q_TRY(fmt_h5_put_root(j->w, r->root_sha256, err));
     Q_TRY(fmt_h5_finish(j->w, &part, err));
     Q_TRY(cvt_digests_compare(&j->digests, part, o->path, err));
@@ -388,8 +415,7 @@ q_status cvt_archive_write(cvt_archive_result *r, const cvt_archive_opts *o, q_e
     cvt_archive_result unused;
     job j = { .o = o };
 
-    if (q_path_same(o->path, fmt_src_dir(o->src)))
-        Q_FAIL(err, Q_EARG, "%s: the output is the input: choose another --output", o->path);
+    Q_TRY(fmt_src_output_apart(o->src, o->path, err));
     Q_TRY(set_packing(&j, err));
     Q_TRY(cvt_digests_alloc(&j.digests, fmt_src_model(o->src), err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, measure, &j, err));

@@ -47,6 +47,9 @@ typedef struct cvt_archive_opts {
     /* A norm or a bias that calibration may have changed: *out [n] f32, freed by the writer with
      * q_free and rounded to the type of the source; NULL: as in the source.  May be NULL itself. */
     q_status (*vector)(void *self, fmt_ref ref, float **out, q_err *err);
+    /* What the inputs of a linear were divided by before it was rounded: *out [K] f32, freed by the
+     * writer with q_free; NULL: by nothing.  May be NULL itself. */
+    q_status (*factors)(void *self, fmt_role role, int64_t layer, float **out, q_err *err);
     void *self;
     /* Steps of an int8 key/value cache, [layers, n_kv], both or neither; NULL: those of the source,
      * if it has some. */
@@ -55,10 +58,10 @@ typedef struct cvt_archive_opts {
     const q_log *log;
 } cvt_archive_opts;
 
-/* r may be NULL.  Errors: Q_ECREATE (exists), Q_EARG (the output is the input), Q_ESHAPE (N or K is
- * not a multiple of the codes in a word), Q_EUNSUPPORTED (nothing is quantized), Q_EIO (disk full,
- * with what is needed), Q_EFORMAT (read back differently), Q_ECANCEL, Q_ENOMEM, those of the
- * callbacks. */
+/* r may be NULL.  Errors: Q_ECREATE (exists), Q_EARG (the output is or lies in the input), Q_ESHAPE
+ * (N or K is not a multiple of the codes in a word), Q_EUNSUPPORTED (nothing is quantized), Q_EIO
+ * (disk full, with what is needed), Q_EFORMAT (read back differently), Q_ECANCEL, Q_ENOMEM, those
+ * of the callbacks. */
 q_status cvt_archive_write(cvt_archive_result *r, const cvt_archive_opts *o, q_err *err);
 
 #endif

@@ -2,7 +2,10 @@
  */
 #include "convert/convert_cli.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#include "formats/json_cli.h"
 
 enum { KEY_DRY_RUN = 0x100, KEY_STRICT, KEY_VERIFY, KEY_SMOOTH, KEY_KV, KEY_TO };
 
@@ -45,14 +48,16 @@ static cvt_to to_of(struct argp_state *state, const char *arg)
 
 static void check_args(const cvt_cli_opts *o, struct argp_state *state)
 {
+    const int no_input = !o->input || !*o->input;
+
     if (o->verify && (o->input || o->output || o->dry_run || o->smooth || o->kv_scales))
         argp_error(state, "--verify stands alone");
     if (o->to != CVT_TO_FT && (o->store != FMT_F16 || o->ranks != 1 || o->smooth || o->kv_scales ||
                                o->dry_run || o->strict))
         argp_error(state, "--to h5, hf-gptq, hf-awq and hf-ct move codes as they are: they take "
                           "--input, --output and --force only");
-    if (!o->verify && (!o->input || (!o->output && !o->dry_run)))
-        argp_error(state, "--%s is missing", o->input ? "output" : "input");
+    if (!o->verify && (no_input || ((!o->output || !*o->output) && !o->dry_run)))
+        argp_error(state, "--%s is missing", no_input ? "input" : "output");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -105,3 +110,25 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 const struct argp cvt_argp = { .options = options, .parser = parse };
+
+q_status cvt_cli_print_plan(const cvt_plan *p, const fmt_json *calibration, int json, q_err *err)
+{
+    q_status st = Q_OK;
+    q_buf text = { 0 };
+    fmt_json *v = NULL;
+
+    if (json) {
+        Q_TRY(fmt_json_new(&v, err));
+        Q_TRY(cvt_plan_json(v, p, err));
+        if (calibration)
+            Q_TRY(fmt_json_put_copy(v, "calibration", calibration, err));
+        Q_TRY(fmt_json_cli_line(v, err));
+    } else {
+        Q_TRY(cvt_plan_text(&text, p, err));
+        fputs(text.data, stdout);
+    }
+out:
+    q_buf_free(&text);
+    fmt_json_free(v);
+    return st;
+}

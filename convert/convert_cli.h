@@ -1,10 +1,10 @@
-/* Options of qwen-convert, as an argp child.
+/* Options of qwen-convert, as an argp child, and how a plan is shown.
  *
  *     static struct opts { cvt_cli_opts cvt; q_cli cli; } o;
  *     cvt_cli_init(&o.cvt);                                    on ARGP_KEY_INIT
  *     state->child_inputs[0] = &o.cvt;  state->child_inputs[1] = &o.cli;
  *
- * Only the program includes this file. */
+ * Only programs include this file. */
 #ifndef CVT_CONVERT_CLI_H
 #define CVT_CONVERT_CLI_H
 
@@ -25,5 +25,7 @@ typedef struct cvt_cli_opts {
 extern const struct argp cvt_argp;
 
 void cvt_cli_init(cvt_cli_opts *o);
+/* The plan on stdout, as lines or as one object; calibration: a member of it, may be NULL. */
+q_status cvt_cli_print_plan(const cvt_plan *p, const fmt_json *calibration, int json, q_err *err);
 
 #endif

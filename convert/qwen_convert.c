@@ -14,10 +14,12 @@
 
 #include "calibrate/cal_cli.h"
 #include "calibrate/range_report.h"
+#include "calibrate/report_parts.h"
 #include "convert/convert_cli.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
 #include "convert/rewrite_cli.h"
+#include "formats/json_cli.h"
 
 static struct opts {
     q_cli cli;
@@ -43,10 +45,9 @@ static const char doc[] =
     "The output appears whole or not at all. The input is never changed.\n"
     "\n"
     "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 69 "
-    "no such device; 71 "
-    "out of memory; 73 the output exists, is being written or cannot be created; 74 read or write "
-    "failed, disk full; 75 stopped by a signal (a calibration can be continued); 77 permission; 78 "
-    "model or configuration not supported.";
+    "no such device; 71 out of memory; 73 the output exists, is being written or cannot be "
+    "created; 74 read or write failed, disk full; 75 stopped by a signal (a calibration can be "
+    "continued); 77 permission; 78 model or configuration not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -79,37 +80,6 @@ static const struct argp_child children[] = { { &cvt_argp, 0, NULL, 0 },
                                               { 0 } };
 static const struct argp argp = { NULL, parse, NULL, doc, children, NULL, NULL };
 
-static q_status print_json(const fmt_json *v, q_err *err)
-{
-    q_buf text = { 0 };
-    q_status st = fmt_json_print(&text, v, 0, err);
-
-    if (st == Q_OK)
-        puts(text.data);
-    q_buf_free(&text);
-    return st;
-}
-
-static q_status print_plan(const cvt_plan *p, q_err *err)
-{
-    q_status st = Q_OK;
-    q_buf text = { 0 };
-    fmt_json *v = NULL;
-
-    if (o.cli.json) {
-        Q_TRY(fmt_json_new(&v, err));
-        Q_TRY(cvt_plan_json(v, p, err));
-        Q_TRY(print_json(v, err));
-    } else {
-        Q_TRY(cvt_plan_text(&text, p, err));
-        fputs(text.data, stdout);
-    }
-out:
-    q_buf_free(&text);
-    fmt_json_free(v);
-    return st;
-}
-
 static q_status print_result(const cvt_result *r, int with_report, double seconds, q_err *err)
 {
     q_status st = Q_OK;
@@ -130,7 +100,7 @@ static q_status print_result(const cvt_result *r, int with_report, double second
     Q_TRY(fmt_json_put_real(v, "seconds", seconds, err));
     if (path)
         Q_TRY(fmt_json_put_str(v, "report", path, err));
-    Q_TRY(print_json(v, err));
+    Q_TRY(fmt_json_cli_line(v, err));
 out:
     q_free(path);
     fmt_json_free(v);
@@ -201,6 +171,7 @@ static q_status convert(q_err *err)
     const double start = q_now();
     fmt_src *src = NULL;
     cvt_plan *p = NULL;
+    fmt_json *cal = NULL;
 
     o.cal.run.search = o.cvt.smooth && o.cvt.alpha == CVT_ALPHA_AUTO;
     Q_TRY(fmt_src_open(&src, o.cvt.input, err));
@@ -214,10 +185,11 @@ static q_status convert(q_err *err)
                                            .alpha = o.cvt.alpha,
                                            .kv_scales = o.cvt.kv_scales },
                          err));
-    if (o.cvt.dry_run && o.cal.run.data.path && !o.cli.json)
-        Q_TRY(cal_cli_dry_run(&o.cal, src, err));
-    Q_TRY(o.cvt.dry_run ? print_plan(p, err) : run_plan(p, start, err));
+    if (o.cvt.dry_run)
+        Q_TRY(cal_cli_dry_run(&cal, &o.cal, &o.cli, src, o.cvt.output, err));
+    Q_TRY(o.cvt.dry_run ? cvt_cli_print_plan(p, cal, o.cli.json, err) : run_plan(p, start, err));
 out:
+    fmt_json_free(cal);
     cvt_plan_free(p);
     fmt_src_close(src);
     return st;

@@ -10,22 +10,11 @@
 #include "convert/verify.h"
 #include "formats/base/q_file.h"
 #include "formats/h5file.h"
+#include "formats/json_cli.h"
 
 #define TOOL "qwenkit " Q_VERSION
 
-static q_status print_json(const fmt_json *v, q_err *err)
-{
-    q_buf text = { 0 };
-    q_status st = fmt_json_print(&text, v, 0, err);
-
-    if (st == Q_OK)
-        puts(text.data);
-    q_buf_free(&text);
-    return st;
-}
-
-/* ---- moving -----------------------------------------------------------------------------------
- */
+/* ---- moving ---------------------------------------------------------------------------------- */
 
 typedef struct result {
     const char *format, *root; /* root NULL: a directory */
@@ -54,7 +43,7 @@ static q_status print_result(const cvt_cli_opts *o, const q_cli *cli, const resu
     if (r->root)
         Q_TRY(fmt_json_put_str(v, "root_sha256", r->root, err));
     Q_TRY(fmt_json_put_real(v, "seconds", seconds, err));
-    Q_TRY(print_json(v, err));
+    Q_TRY(fmt_json_cli_line(v, err));
 out:
     fmt_json_free(v);
     return st;
@@ -121,7 +110,7 @@ static q_status verify_dir(const char *path, const q_cli *cli, const volatile si
         Q_TRY(fmt_json_new(&v, err));
         Q_TRY(fmt_json_put_str(v, "directory", path, err));
         Q_TRY(cvt_verify_json(v, &r, err));
-        Q_TRY(print_json(v, err));
+        Q_TRY(fmt_json_cli_line(v, err));
     } else if (found == Q_OK) {
         printf("%s: %llu files, %llu bytes, all as written, root %s\n", path,
                (unsigned long long)r.files, (unsigned long long)r.bytes, r.root_sha256);
@@ -146,15 +135,15 @@ static q_status verify_archive(const char *path, const q_cli *cli, q_err *err)
     if (!cli->json) {
         printf("%s: %s\n", path,
                whole ? "all as written"
-                     : "every dataset as written; the file around them was rewritten by another "
-                       "program");
+                     : "every dataset as written; the last line with the hash of the file is not "
+                       "there: another program rewrote the file, or it was cut");
         goto out;
     }
     Q_TRY(fmt_json_new(&v, err));
     Q_TRY(fmt_json_put_str(v, "archive", path, err));
     Q_TRY(fmt_json_put_bool(v, "ok", 1, err));
     Q_TRY(fmt_json_put_bool(v, "whole", whole, err));
-    Q_TRY(print_json(v, err));
+    Q_TRY(fmt_json_cli_line(v, err));
 out:
     fmt_json_free(v);
     return st;

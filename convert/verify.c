@@ -135,8 +135,7 @@ static q_status read_manifest(cvt_verify_report *rep, check *c, q_err *err)
     if (!q_path_is_dir(c->dir))
         Q_FAIL(err, Q_ENOINPUT, "%s: no such directory", c->dir);
     if (!q_path_exists(path))
-        Q_FAIL(err, Q_ENOINPUT,
-               "%s: no %s in it: only directories written by qwen-convert have one", c->dir,
+        Q_FAIL(err, Q_ENOINPUT, "%s: no %s in it: FT directories of qwen-convert have one", c->dir,
                CVT_MANIFEST);
     Q_TRY(q_file_slurp(&text, path, MANIFEST_MAX, err));
     Q_TRY(cvt_manifest_parse(&c->m, text.data, text.size, path, err));

@@ -13,6 +13,8 @@
  *                           g_idx i32 [K]  bias, when there is one; attributes say how to read them
  *   /tensors/<name>         tensors that are not quantized: f16, f32, u16 with dtype="bfloat16"
  *   /kv/layers.<i>/         k_scale v_scale f32 [n_kv], optional
+ *   /factors/layers.<i>/    attn_qkv attn_out ffn_gate_up ffn_down f32 [K], optional: what AWQ
+ *                           divided the inputs by, folded in already; not needed to run
  *
  * Opening reads names, types, shapes and places through the HDF5 library, in a process of its own,
  * and checks each against the size of the file.  Data are contiguous and are then read like

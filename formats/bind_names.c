@@ -12,7 +12,7 @@
 /* ---- tensors by name --------------------------------------------------------------------------
  */
 
-size_t fmt_src_tensors(const fmt_src *s)
+static size_t count_tensors(const fmt_src *s)
 {
     return s->hf ? fmt_hf_count(s->hf) : fmt_arch_count(s->arch);
 }
@@ -199,7 +199,7 @@ static q_status check_unused(const fmt_src *s, const char *used, q_err *err)
     char head[FMT_NAME_CAP];
 
     snprintf(head, sizeof head, "%s.weight", fmt_family_names(f, FMT_LM_HEAD)->tensor[0]);
-    for (size_t i = 0; i < fmt_src_tensors(s); i++) {
+    for (size_t i = 0; i < count_tensors(s); i++) {
         const char *name = fmt_src_tensor(s, i)->name;
         int64_t layer = 0;
         int ignored = s->model.tied && fmt_name_match(head, name, &layer);
@@ -254,7 +254,7 @@ out:
 q_status fmt_bind_names(fmt_src *s, q_err *err)
 {
     q_status st = Q_OK;
-    char *used = q_calloc(fmt_src_tensors(s) + 1, 1);
+    char *used = q_calloc(count_tensors(s) + 1, 1);
 
     if (!used)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", s->dir);

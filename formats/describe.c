@@ -38,7 +38,8 @@ static q_status count(void *self, const fmt_src *s, fmt_ref ref, q_err *err)
     return Q_OK;
 }
 
-uint64_t fmt_decode_bytes(const fmt_src *s)
+/* Bytes of weights that a decode step reads, all but the embedding, as stored. */
+static uint64_t decode_bytes(const fmt_src *s)
 {
     uint64_t bytes = 0;
 
@@ -46,7 +47,8 @@ uint64_t fmt_decode_bytes(const fmt_src *s)
     return bytes;
 }
 
-uint64_t fmt_kv_bytes(const fmt_model *m)
+/* Bytes of one token in a KV cache of 16-bit elements. */
+static uint64_t kv_bytes(const fmt_model *m)
 {
     return (uint64_t)(2 * m->layers * m->n_kv * m->hd * 2);
 }
@@ -137,8 +139,8 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
                   { "ffn", m->ffn },
                   { "vocab", m->vocab },
                   { "max_positions", m->max_ctx },
-                  { "kv_bytes_per_token", (int64_t)fmt_kv_bytes(m) },
-                  { "decode_bytes", (int64_t)fmt_decode_bytes(s) } };
+                  { "kv_bytes_per_token", (int64_t)kv_bytes(m) },
+                  { "decode_bytes", (int64_t)decode_bytes(s) } };
     q_status st = Q_OK;
     char scheme[32];
 
@@ -214,8 +216,8 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
                        "  decode      reads %.3f GB of weights a step\n"
                        "  KV cache    %llu bytes a token in 16 bits\n",
                        (long long)m->max_ctx, m->dyn_ntk ? ", dynamic NTK" : "",
-                       m->yarn.factor != 0 ? ", YaRN" : "", (double)fmt_decode_bytes(s) * 1e-9,
-                       (unsigned long long)fmt_kv_bytes(m)));
+                       m->yarn.factor != 0 ? ", YaRN" : "", (double)decode_bytes(s) * 1e-9,
+                       (unsigned long long)kv_bytes(m)));
 out:
     return st;
 }

@@ -15,9 +15,4 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err);
 q_status fmt_tensors_text(q_buf *out, const fmt_src *s, q_err *err);
 q_status fmt_tensors_json(fmt_json *list, const fmt_src *s, q_err *err);
 
-/* Bytes of weights that a decode step reads, all but the embedding, as stored. */
-uint64_t fmt_decode_bytes(const fmt_src *s);
-/* Bytes of one token in a KV cache of 16-bit elements. */
-uint64_t fmt_kv_bytes(const fmt_model *m);
-
 #endif

@@ -3,6 +3,7 @@
  * The library is old and was not written for hostile files: sizes are taken from it, checked
  * against the size of the file, and only then is memory allocated; filters, external storage, links
  * to other files and types outside the table are refused. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/q_file.h"
@@ -25,11 +26,16 @@ static herr_t first_text(unsigned n, const H5E_error2_t *e, void *text)
 
 q_status fmt_h5_fail(q_err *err, q_status st, const char *path, const char *name, const char *what)
 {
-    const char *text = NULL;
+    const char *text = NULL, *number;
 
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_text, &text);
-    q_fail(err, st, *name ? "%s: '%s': %s%s%s" : "%s%s: %s%s%s", path, name, what, text ? ": " : "",
-           text ? text : "");
+    number = text ? strstr(text, "errno = ") : NULL; /* of the system, among much else */
+    if (number)
+        st = q_fail_errno(err, st, (int)strtol(number + 8, NULL, 10),
+                          *name ? "%s: '%s': %s" : "%s%s: %s", path, name, what);
+    else
+        q_fail(err, st, *name ? "%s: '%s': %s%s%s" : "%s%s: %s%s%s", path, name, what,
+               text ? ": " : "", text ? text : "");
     H5Eclear2(H5E_DEFAULT);
     return st;
 }
@@ -113,6 +119,29 @@ void fmt_h5_root_hex(char hex[FMT_H5_HEX], q_sha256 *root)
     q_hex(hex, digest, sizeof digest);
 }
 
+/* The header says how long the file was (version 2 and 3, which the writer makes, with 8 bytes an
+ * address): a download or copy that ended early is told from other damage. */
+static q_status check_length(const q_file *f, q_err *err)
+{
+    q_status st = Q_OK;
+    uint8_t head[36];
+    uint64_t length = 0;
+
+    if (q_file_bytes(f) < sizeof head)
+        return Q_OK;
+    Q_TRY(q_file_pread(f, head, sizeof head, 0, err));
+    if (memcmp(head, "\x89HDF\r\n\x1a\n", 8) != 0 || head[8] < 2 || head[8] > 3 || head[9] != 8)
+        return Q_OK;
+    for (int i = 7; i >= 0; i--)
+        length = length << 8 | head[28 + i];
+    if (q_file_bytes(f) < length)
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: has %llu bytes, its header says %llu: the copy is incomplete, fetch it again",
+               q_file_path(f), (unsigned long long)q_file_bytes(f), (unsigned long long)length);
+out:
+    return st;
+}
+
 q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err)
 {
     q_status st = Q_OK;
@@ -129,6 +158,7 @@ q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     if (H5Fis_hdf5(path) <= 0)
         Q_FAIL(err, Q_EFORMAT, "%s: not an HDF5 file", path);
+    Q_TRY(check_length(f, err));
     h->file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (h->file < 0)
         Q_TRY(fmt_h5_fail(err, Q_EFORMAT, path, "", "cannot open"));
@@ -334,43 +364,6 @@ q_status fmt_h5_read(const fmt_h5 *h, const char *name, fmt_dtype dtype, int ndi
     if (info.bytes > 0 && H5Dread(set, fmt_h5_type(dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, h->path, name, "cannot read"));
 out:
-    if (set >= 0)
-        H5Dclose(set);
-    return st;
-}
-
-/* A string of n bytes as the writer made it, or 8-bit integers. */
-q_status fmt_h5_read_bytes(const fmt_h5 *h, const char *name, size_t max, q_buf *out, q_err *err)
-{
-    q_status st = Q_OK;
-    hid_t set = -1, type = -1;
-    fmt_h5_info info = { .ndim = 1 };
-    char *p = NULL;
-    int text;
-
-    q_buf_clear(out);
-    Q_TRY(fmt_h5_open_set(&set, h, name, err));
-    type = H5Dget_type(set);
-    text = type >= 0 && H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type);
-    if (text)
-        info.bytes = H5Tget_size(type);
-    else
-        Q_TRY(stat_set(h, set, name, &info, err));
-    if (info.bytes > max || info.bytes > h->bytes)
-        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has %llu bytes, at most %zu are read", h->path, name,
-               (unsigned long long)info.bytes, max);
-    if (info.bytes == 0)
-        goto out;
-    if (!(p = q_malloc((size_t)info.bytes)))
-        Q_FAIL(err, Q_ENOMEM, "%s: '%s': no memory for %llu bytes", h->path, name,
-               (unsigned long long)info.bytes);
-    if (H5Dread(set, text ? type : H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, p) < 0)
-        Q_TRY(fmt_h5_fail(err, Q_EIO, h->path, name, "cannot read"));
-    Q_TRY(q_buf_put(out, p, (size_t)info.bytes, err));
-out:
-    q_free(p);
-    if (type >= 0)
-        H5Tclose(type);
     if (set >= 0)
         H5Dclose(set);
     return st;

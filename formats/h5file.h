@@ -81,8 +81,6 @@ q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint6
 /* The dataset must have this type and shape.  v [shape]. */
 q_status fmt_h5_read(const fmt_h5 *h, const char *name, fmt_dtype dtype, int ndim,
                      const int64_t *shape, void *v, q_err *err);
-/* What fmt_h5_put_bytes wrote, at most max bytes.  *out is replaced. */
-q_status fmt_h5_read_bytes(const fmt_h5 *h, const char *name, size_t max, q_buf *out, q_err *err);
 q_status fmt_h5_get_str(const fmt_h5 *h, const char *name, const char *key, char *out, size_t cap,
                         q_err *err);
 q_status fmt_h5_get_int(const fmt_h5 *h, const char *name, const char *key, int64_t *out,

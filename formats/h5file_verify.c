@@ -171,8 +171,9 @@ static q_status check_seal(const q_file *f, int *whole, q_err *err)
         return Q_OK;
     Q_TRY(q_file_sha256(f, n - FMT_H5_SEALN, hex, err));
     if (strncmp(line + strlen(FMT_H5_SEAL), hex, 64) != 0 || line[FMT_H5_SEALN - 1] != '\n')
-        Q_FAIL(err, Q_EFORMAT, "%s: was changed: its sha256 is %s, its last line says %.64s",
-               q_file_path(f), hex, line + strlen(FMT_H5_SEAL));
+        Q_FAIL(err, Q_EFORMAT, "%s: was changed: its sha256 is %s, its last line says %.*s",
+               q_file_path(f), hex, (int)strspn(line + strlen(FMT_H5_SEAL), "0123456789abcdef"),
+               line + strlen(FMT_H5_SEAL));
     *whole = 1;
 out:
     return st;

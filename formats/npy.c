@@ -82,8 +82,8 @@ static q_status parse_header(const char *bytes, size_t n, size_t *data_at, size_
     return parse_shape(value_of(header, "shape"), rows, cols, name, err);
 }
 
-q_status fmt_npy_parse_ids(q_ids *out, int64_t *rows, int64_t *cols, const char *bytes, size_t n,
-                           const char *name, q_err *err)
+static q_status parse_ids(q_ids *out, int64_t *rows, int64_t *cols, const char *bytes, size_t n,
+                          const char *name, q_err *err)
 {
     q_status st = Q_OK;
     size_t at = 0, item = 0, count, want;
@@ -118,7 +118,7 @@ q_status fmt_npy_read_ids(q_ids *out, int64_t *rows, int64_t *cols, const char *
     q_status st = q_file_slurp(&b, path, FILE_MAX, err);
 
     if (st == Q_OK)
-        st = fmt_npy_parse_ids(out, rows, cols, b.data, b.size, path, err);
+        st = parse_ids(out, rows, cols, b.data, b.size, path, err);
     q_buf_free(&b);
     return st;
 }

@@ -18,8 +18,6 @@
 /* Errors: Q_ENOINPUT, Q_EFORMAT (header, size, an id outside int32), Q_EUNSUPPORTED (type, order).
  */
 q_status fmt_npy_read_ids(q_ids *out, int64_t *rows, int64_t *cols, const char *path, q_err *err);
-q_status fmt_npy_parse_ids(q_ids *out, int64_t *rows, int64_t *cols, const char *bytes, size_t n,
-                           const char *name, q_err *err);
 /* data [rows, cols] f32 row-major. */
 q_status fmt_npy_write_f32(const char *path, int force, const float *data, int64_t rows,
                            int64_t cols, q_err *err);

@@ -5,6 +5,7 @@
 #include "convert/rewrite_cli.h"
 #include "formats/base/q_cli.h"
 #include "formats/describe.h"
+#include "formats/json_cli.h"
 #include "formats/text/chat_detect.h"
 
 enum { KEY_TENSORS = 0x100, KEY_VERIFY };
@@ -34,8 +35,7 @@ static const char doc[] =
     "MODEL is a Hugging Face directory, an FT directory or an archive (.h5).  Only headers are "
     "read, but for --verify.\n\n"
     "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed, 78 "
-    "not "
-    "supported.";
+    "not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -91,7 +91,6 @@ static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *v = NULL, *list;
-    q_buf text = { 0 };
 
     Q_TRY(fmt_json_new(&v, err));
     Q_TRY(fmt_describe_json(v, s, err));
@@ -108,10 +107,8 @@ static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
         Q_TRY(fmt_json_put_arr(&list, v, "tensors", err));
         Q_TRY(fmt_tensors_json(list, s, err));
     }
-    Q_TRY(fmt_json_print(&text, v, 0, err));
-    puts(text.data);
+    Q_TRY(fmt_json_cli_line(v, err));
 out:
-    q_buf_free(&text);
     fmt_json_free(v);
     return st;
 }

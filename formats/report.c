@@ -1,20 +1,14 @@
 /* Reports: the page, the document, and what is no chart (report_svg.c, report_map.c).
  *
- * The page is made as text, front to back.  What comes from outside goes through rep_text, which
- * knows the two dangers: characters that mean something in HTML, and bytes that are no characters.
- * C0 controls other than line ends are not allowed in HTML even when they are escaped.
- * Colours are variables of CSS, so that one page serves light, dark and paper. */
+ * The page is made as text, front to back, of the texts and numbers of report_text.c.  Colours are
+ * variables of CSS, so that one page serves light, dark and paper. */
 #include "formats/report_impl.h"
 
 #include <assert.h>
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "formats/base/q_file.h"
-
-#define REPLACEMENT "\xef\xbf\xbd"
 
 static const char style[] =
     ":root{color-scheme:light dark;--bg:#fff;--fg:#1c2128;--mut:#59636e;--line:#d0d7de;"
@@ -70,203 +64,6 @@ static const char chart_style[] =
     ".b0{background:var(--s0)}.b1{background:var(--s1)}.b2{background:var(--s2)}"
     ".b3{background:var(--s3)}.b4{background:var(--s4)}.b5{background:var(--s5)}\n";
 
-/* ---- texts ----------------------------------------------------------------------------------- */
-
-/* Bytes of the character at s, 0 when it is none (RFC 3629). */
-static size_t char_bytes(const unsigned char *s)
-{
-    const size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    const unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
-    const unsigned high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
-
-    if (n == 1)
-        return 1;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || s[1] < low || s[1] > high)
-        return 0;
-    for (size_t i = 2; i < n; i++)
-        if (s[i] < 0x80 || s[i] > 0xbf) /* a NUL ends it here too */
-            return 0;
-    return n;
-}
-
-static q_status put_char(q_buf *b, const char *s, size_t n, int html, q_err *err)
-{
-    static const struct {
-        char c;
-        const char *text;
-    } special[] = {
-        { '&', "&amp;" }, { '<', "&lt;" }, { '>', "&gt;" }, { '"', "&quot;" }, { '\'', "&#39;" },
-    };
-    const unsigned char c = (unsigned char)*s;
-
-    if (n == 0)
-        return q_buf_puts(b, REPLACEMENT, err);
-    if (!html)
-        return q_buf_put(b, s, n, err);
-    for (size_t i = 0; i < sizeof special / sizeof special[0]; i++)
-        if (special[i].c == *s)
-            return q_buf_puts(b, special[i].text, err);
-    if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f ||
-        (n == 2 && c == 0xc2 && (unsigned char)s[1] < 0xa0))
-        return q_buf_puts(b, REPLACEMENT, err);
-    return q_buf_put(b, s, n, err);
-}
-
-static q_status put_clean(q_buf *b, const char *s, int html, q_err *err)
-{
-    q_status st = q_buf_puts(b, "", err);
-
-    while (st == Q_OK && *s) {
-        const size_t n = char_bytes((const unsigned char *)s);
-
-        st = put_char(b, s, n, html, err);
-        s += n ? n : 1;
-    }
-    return st;
-}
-
-char *rep_utf8(const char *s)
-{
-    q_buf b = { 0 };
-
-    if (put_clean(&b, s, 0, NULL) == Q_OK)
-        return b.data;
-    q_buf_free(&b);
-    return NULL;
-}
-
-void rep_f(fmt_report *r, const char *fmt, ...)
-{
-    va_list ap;
-    char part[512]; /* numbers and names of ours; texts go through rep_text */
-    int n;
-
-    va_start(ap, fmt);
-    n = vsnprintf(part, sizeof part, fmt, ap);
-    va_end(ap);
-    assert(n >= 0 && (size_t)n < sizeof part);
-    if (r->st == Q_OK)
-        r->st = q_buf_put(&r->page, part, (size_t)n, &r->err);
-}
-
-void rep_text(fmt_report *r, const char *s)
-{
-    if (r->st == Q_OK)
-        r->st = put_clean(&r->page, s, 1, &r->err);
-}
-
-q_status rep_end(fmt_report *r, q_err *err)
-{
-    return r->st == Q_OK ? Q_OK : q_fail(err, r->st, "report: %s", r->err.msg);
-}
-
-/* ---- numbers --------------------------------------------------------------------------------- */
-
-void rep_num(char out[REP_NUM], double v)
-{
-    if (!isfinite(v))
-        snprintf(out, REP_NUM, "-");
-    else
-        snprintf(out, REP_NUM, "%.4g", v == 0 ? 0 : v); /* no "-0" */
-}
-
-static void bytes_text(char out[REP_NUM], double v)
-{
-    static const char *const unit[] = { "B", "kB", "MB", "GB", "TB", "PB" };
-    size_t u = 0;
-
-    while (fabs(v) >= 1000 && u + 1 < sizeof unit / sizeof unit[0]) {
-        v /= 1000;
-        u++;
-    }
-    snprintf(out, REP_NUM, u ? "%.3g %s" : "%.0f %s", v, unit[u]);
-}
-
-/* Digits in groups of three, between them a narrow space that does not break. */
-static void whole_text(char out[REP_NUM], double v)
-{
-    char digits[REP_NUM];
-    const int n = snprintf(digits, sizeof digits, "%.0f", fabs(v));
-    size_t at = 0;
-
-    if (v < 0)
-        out[at++] = '-';
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && n > 4 && (n - i) % 3 == 0) {
-            memcpy(out + at, "\xe2\x80\xaf", 3);
-            at += 3;
-        }
-        out[at++] = digits[i];
-    }
-    out[at] = '\0';
-}
-
-void rep_value(char out[REP_NUM], fmt_val_kind kind, double v)
-{
-    if (!isfinite(v) || kind == FMT_VAL_REAL || fabs(v) >= 1e15)
-        rep_num(out, v);
-    else if (kind == FMT_VAL_FIXED)
-        snprintf(out, REP_NUM, "%.4f", v);
-    else if (kind == FMT_VAL_BYTES)
-        bytes_text(out, v);
-    else if (kind == FMT_VAL_PERCENT)
-        snprintf(out, REP_NUM, "%.4g %%", 100 * v);
-    else if (kind == FMT_VAL_SECONDS)
-        snprintf(out, REP_NUM, v < 100 ? "%.2f s" : "%.0f s", v);
-    else
-        whole_text(out, v);
-}
-
-q_status rep_put_text(fmt_json *o, const char *key, const char *s, q_err *err)
-{
-    q_status st = Q_OK;
-    char *clean = NULL;
-
-    if (!s)
-        return Q_OK;
-    if (!(clean = rep_utf8(s)))
-        Q_FAIL(err, Q_ENOMEM, "report: no memory for a text");
-    Q_TRY(fmt_json_put_str(o, key, clean, err));
-out:
-    q_free(clean);
-    return st;
-}
-
-q_status rep_put_num(fmt_json *o, const char *key, double v, q_err *err)
-{
-    if (!isfinite(v))
-        return fmt_json_put_null(o, key, err);
-    return fmt_json_put_real(o, key, v, err);
-}
-
-static int is_text(fmt_val_kind kind)
-{
-    return kind == FMT_VAL_TEXT || kind == FMT_VAL_CODE;
-}
-
-static q_status put_value(fmt_json *o, const char *key, fmt_val_kind kind, const char *text,
-                          double v, q_err *err)
-{
-    if (is_text(kind))
-        return rep_put_text(o, key, text ? text : "", err);
-    if ((kind == FMT_VAL_INT || kind == FMT_VAL_BYTES) && fabs(v) < 1e15 && v == floor(v))
-        return fmt_json_put_int(o, key, (int64_t)v, err);
-    return rep_put_num(o, key, v, err);
-}
-
-static void show_value(fmt_report *r, fmt_val_kind kind, const char *text, double v)
-{
-    char num[REP_NUM];
-
-    if (!is_text(kind))
-        rep_value(num, kind, v);
-    if (kind == FMT_VAL_CODE)
-        rep_f(r, "<code>");
-    rep_text(r, !is_text(kind) ? num : text ? text : "");
-    if (kind == FMT_VAL_CODE)
-        rep_f(r, "</code>");
-}
-
 /* ---- the report ------------------------------------------------------------------------------ */
 
 q_status fmt_report_new(fmt_report **out, const char *title, q_err *err)
@@ -277,7 +74,7 @@ q_status fmt_report_new(fmt_report **out, const char *title, q_err *err)
 
     if (!r)
         Q_FAIL(err, Q_ENOMEM, "report: no memory");
-    Q_TRY(put_clean(&clean, title, 1, err));
+    Q_TRY(rep_clean(&clean, title, 1, err));
     r->title = clean.data;
     clean.data = NULL;
     Q_TRY(fmt_json_new(&r->doc, err));
@@ -335,14 +132,14 @@ q_status fmt_report_facts(fmt_report *r, const char *key, const fmt_fact *fact, 
     Q_TRY(fmt_json_put_obj(&o, r->doc, key, err));
     rep_f(r, "<dl class=\"facts\">\n");
     for (size_t i = 0; i < n; i++) {
-        if (is_text(fact[i].kind) && !fact[i].text)
+        if (rep_is_text(fact[i].kind) && !fact[i].text)
             continue;
         rep_f(r, "<dt>");
         rep_text(r, fact[i].name);
         rep_f(r, "</dt><dd>");
-        show_value(r, fact[i].kind, fact[i].text, fact[i].v);
+        rep_show_value(r, fact[i].kind, fact[i].text, fact[i].v);
         rep_f(r, "</dd>\n");
-        Q_TRY(put_value(o, fact[i].key, fact[i].kind, fact[i].text, fact[i].v, err));
+        Q_TRY(rep_put_value(o, fact[i].key, fact[i].kind, fact[i].text, fact[i].v, err));
     }
     rep_f(r, "</dl>\n");
     Q_TRY(rep_end(r, err));
@@ -365,7 +162,7 @@ static q_status put_table(fmt_report *r, const char *key, const char *title, con
     for (size_t i = 0; i < n_rows; i++) {
         Q_TRY(fmt_json_put_arr(&row, list, NULL, err));
         for (size_t c = 0; c < n_cols; c++, cell++)
-            Q_TRY(put_value(row, NULL, col[c].kind, cell->text, cell->v, err));
+            Q_TRY(rep_put_value(row, NULL, col[c].kind, cell->text, cell->v, err));
     }
 out:
     return st;
@@ -382,7 +179,7 @@ q_status fmt_report_table(fmt_report *r, const char *key, const char *title, con
     rep_scroll(r);
     rep_f(r, "<table><thead><tr>");
     for (size_t c = 0; c < n_cols; c++) {
-        rep_f(r, "<th%s>", is_text(col[c].kind) ? "" : " class=\"n\"");
+        rep_f(r, "<th%s>", rep_is_text(col[c].kind) ? "" : " class=\"n\"");
         rep_text(r, col[c].name);
         rep_f(r, "</th>");
     }
@@ -390,8 +187,8 @@ q_status fmt_report_table(fmt_report *r, const char *key, const char *title, con
     for (size_t i = 0; i < n_rows; i++) {
         rep_f(r, "<tr>");
         for (size_t c = 0; c < n_cols; c++, cell++) {
-            rep_f(r, "<td%s>", is_text(col[c].kind) ? "" : " class=\"n\"");
-            show_value(r, col[c].kind, cell->text, cell->v);
+            rep_f(r, "<td%s>", rep_is_text(col[c].kind) ? "" : " class=\"n\"");
+            rep_show_value(r, col[c].kind, cell->text, cell->v);
             rep_f(r, "</td>");
         }
         rep_f(r, "</tr>\n");

@@ -1,10 +1,13 @@
-/* Axes of charts: which numbers they end at, where a value lies, where the ticks are.
+/* Axes of charts: which numbers they end at, where a value lies, where the ticks are; and how they
+ * are drawn.
  *
  * An axis ends at round numbers: 1, 2 or 5 times a power of ten, or whole powers of ten when it is
  * logarithmic.  Values may be anything that a double can be: one value, none, the largest ones. */
 #include <math.h>
 
 #include "formats/report_impl.h"
+
+#define TICKS 32 /* at most */
 
 void rep_span(double *min, double *max, const double *v, size_t n, int log)
 {
@@ -88,12 +91,12 @@ double rep_axis_at(const rep_axis *a, double v)
     return a->p0 + (a->p1 - a->p0) * (t < 0 ? 0 : t > 1 ? 1 : t);
 }
 
-int rep_axis_ticks(const rep_axis *a, double t[REP_TICKS])
+static int axis_ticks(const rep_axis *a, double t[TICKS])
 {
     int n = 0;
 
     if (!a->log) {
-        for (double i = 0; n < REP_TICKS && a->lo + i * a->step <= a->hi + a->step * 1e-6; i++)
+        for (double i = 0; n < TICKS && a->lo + i * a->step <= a->hi + a->step * 1e-6; i++)
             t[n++] = a->lo + i * a->step;
         return n;
     }
@@ -101,8 +104,61 @@ int rep_axis_ticks(const rep_axis *a, double t[REP_TICKS])
         for (int k = 0; k < (a->hi - a->lo <= 2 ? 3 : 1); k++) {
             const double u = d + (k == 0 ? 0 : k == 1 ? log10(2) : log10(5));
 
-            if (u >= a->lo - 1e-9 && u <= a->hi + 1e-9 && n < REP_TICKS)
+            if (u >= a->lo - 1e-9 && u <= a->hi + 1e-9 && n < TICKS)
                 t[n++] = pow(10, u);
         }
     return n;
+}
+
+/* ---- drawing --------------------------------------------------------------------------------- */
+
+void rep_axis_draw_y(fmt_report *r, const rep_axis *y, double x0, double x1, const char *label)
+{
+    double t[TICKS];
+    const int n = axis_ticks(y, t);
+    const double middle = (y->p0 + y->p1) / 2;
+
+    for (int i = 0; i < n; i++) {
+        const double p = rep_axis_at(y, t[i]);
+        char num[REP_NUM];
+
+        rep_num(num, fabs(t[i]) < 1e-12 * (y->hi - y->lo) ? 0 : t[i]);
+        rep_f(r,
+              "<path class=\"g\" d=\"M%.1f %.1fH%.1f\"/><text class=\"e\" x=\"%.1f\" "
+              "y=\"%.1f\">%s</text>\n",
+              x0, p, x1, x0 - 6, p + 4, num);
+    }
+    if (!label)
+        return;
+    rep_f(r, "<text class=\"m\" transform=\"translate(13 %.1f) rotate(-90)\">", middle);
+    rep_text(r, label);
+    rep_f(r, "</text>\n");
+}
+
+void rep_axis_draw_base(fmt_report *r, double x0, double x1, double bottom, const char *label)
+{
+    rep_f(r, "<path class=\"a\" d=\"M%.1f %.1fH%.1f\"/>\n", x0, bottom, x1);
+    if (!label)
+        return;
+    rep_f(r, "<text class=\"m\" x=\"%.1f\" y=\"%.1f\">", (x0 + x1) / 2, bottom + 34);
+    rep_text(r, label);
+    rep_f(r, "</text>\n");
+}
+
+void rep_axis_draw_x(fmt_report *r, const rep_axis *x, double top, double bottom, const char *label)
+{
+    double t[TICKS];
+    const int n = axis_ticks(x, t);
+
+    for (int i = 0; i < n; i++) {
+        const double p = rep_axis_at(x, t[i]);
+        char num[REP_NUM];
+
+        rep_num(num, fabs(t[i]) < 1e-12 * (x->hi - x->lo) ? 0 : t[i]);
+        rep_f(r,
+              "<path class=\"g\" d=\"M%.1f %.1fV%.1f\"/><text class=\"m\" x=\"%.1f\" "
+              "y=\"%.1f\">%s</text>\n",
+              p, top, bottom, p, bottom + 16, num);
+    }
+    rep_axis_draw_base(r, x->p0, x->p1, bottom, label);
 }

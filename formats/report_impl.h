@@ -23,12 +23,17 @@ struct fmt_report {
 
 void rep_f(fmt_report *r, const char *fmt, ...) Q_PRINTF(2, 3);
 void rep_text(fmt_report *r, const char *s); /* escaped for text and attributes */
+/* The same appended to b; html 0: invalid bytes are replaced, nothing is escaped. */
+q_status rep_clean(q_buf *b, const char *s, int html, q_err *err);
 q_status rep_end(fmt_report *r, q_err *err);
 
-/* A text as it may stand in JSON: invalid bytes replaced.  Owned by the caller. */
-char *rep_utf8(const char *s);
 q_status rep_put_text(fmt_json *o, const char *key, const char *s, q_err *err); /* NULL: nothing */
 q_status rep_put_num(fmt_json *o, const char *key, double v, q_err *err); /* null: not finite */
+/* A value of a kind as a member, and on the page. */
+int rep_is_text(fmt_val_kind kind);
+q_status rep_put_value(fmt_json *o, const char *key, fmt_val_kind kind, const char *text, double v,
+                       q_err *err);
+void rep_show_value(fmt_report *r, fmt_val_kind kind, const char *text, double v);
 /* The member of a chart, with its title and labels. */
 q_status rep_put_chart(fmt_json **out, fmt_report *r, const fmt_chart *c, q_err *err);
 
@@ -39,7 +44,6 @@ void rep_figure_end(fmt_report *r);
 
 #define REP_NUM 32
 void rep_num(char out[REP_NUM], double v); /* "%.4g" */
-void rep_value(char out[REP_NUM], fmt_val_kind kind, double v);
 
 #define REP_STEPS 255                   /* colours of a picture */
 void rep_colour(char out[8], double t); /* "#rrggbb" of the scale, t in 0 .. 1 */
@@ -57,8 +61,12 @@ typedef struct rep_axis {
 /* Ends that hold [min, max] and are round numbers; min > max: there are no values. */
 rep_axis rep_axis_fit(double min, double max, int log, double p0, double p1);
 double rep_axis_at(const rep_axis *a, double v);
-#define REP_TICKS 32
-int rep_axis_ticks(const rep_axis *a, double t[REP_TICKS]);
+/* Left axis from x0 to x1: grid lines, numbers, what it shows.  label may be NULL in all three. */
+void rep_axis_draw_y(fmt_report *r, const rep_axis *y, double x0, double x1, const char *label);
+/* The line at the bottom, without numbers; and with them, and grid lines up to top. */
+void rep_axis_draw_base(fmt_report *r, double x0, double x1, double bottom, const char *label);
+void rep_axis_draw_x(fmt_report *r, const rep_axis *x, double top, double bottom,
+                     const char *label);
 
 /* Widens min .. max by what of v can be drawn. */
 void rep_span(double *min, double *max, const double *v, size_t n, int log);

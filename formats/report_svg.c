@@ -1,4 +1,4 @@
-/* Charts of a report as SVG: axes, bars, lines, scatter, histogram.
+/* Charts of a report as SVG: bars, lines, scatter, histogram.
  *
  *     margin LEFT | plot of at least PLOT_W pixels | margin RIGHT      what is wider scrolls
  *
@@ -20,60 +20,6 @@
 #define WIDE_W    900.0
 #define MAX_MARKS 20000 /* of a chart */
 #define COLOURS   6
-
-/* ---- axes ------------------------------------------------------------------------------------ */
-
-/* Left axis: grid lines, numbers, what it shows. */
-static void draw_y(fmt_report *r, const rep_axis *y, double x0, double x1, const char *label)
-{
-    double t[REP_TICKS];
-    const int n = rep_axis_ticks(y, t);
-    const double middle = (y->p0 + y->p1) / 2;
-
-    for (int i = 0; i < n; i++) {
-        const double p = rep_axis_at(y, t[i]);
-        char num[REP_NUM];
-
-        rep_num(num, fabs(t[i]) < 1e-12 * (y->hi - y->lo) ? 0 : t[i]);
-        rep_f(r,
-              "<path class=\"g\" d=\"M%.1f %.1fH%.1f\"/><text class=\"e\" x=\"%.1f\" "
-              "y=\"%.1f\">%s</text>\n",
-              x0, p, x1, x0 - 6, p + 4, num);
-    }
-    if (!label)
-        return;
-    rep_f(r, "<text class=\"m\" transform=\"translate(13 %.1f) rotate(-90)\">", middle);
-    rep_text(r, label);
-    rep_f(r, "</text>\n");
-}
-
-static void draw_x_label(fmt_report *r, double x0, double x1, double bottom, const char *label)
-{
-    rep_f(r, "<path class=\"a\" d=\"M%.1f %.1fH%.1f\"/>\n", x0, bottom, x1);
-    if (!label)
-        return;
-    rep_f(r, "<text class=\"m\" x=\"%.1f\" y=\"%.1f\">", (x0 + x1) / 2, bottom + 34);
-    rep_text(r, label);
-    rep_f(r, "</text>\n");
-}
-
-static void draw_x(fmt_report *r, const rep_axis *x, double bottom, const char *label)
-{
-    double t[REP_TICKS];
-    const int n = rep_axis_ticks(x, t);
-
-    for (int i = 0; i < n; i++) {
-        const double p = rep_axis_at(x, t[i]);
-        char num[REP_NUM];
-
-        rep_num(num, fabs(t[i]) < 1e-12 * (x->hi - x->lo) ? 0 : t[i]);
-        rep_f(r,
-              "<path class=\"g\" d=\"M%.1f %.1fV%.1f\"/><text class=\"m\" x=\"%.1f\" "
-              "y=\"%.1f\">%s</text>\n",
-              p, TOP, bottom, p, bottom + 16, num);
-    }
-    draw_x_label(r, x->p0, x->p1, bottom, label);
-}
 
 /* ---- frame ----------------------------------------------------------------------------------- */
 
@@ -235,14 +181,14 @@ q_status fmt_report_bars(fmt_report *r, const fmt_chart *c, q_err *err)
     }
     y = rep_axis_fit(min, max, c->log_y, bottom, TOP);
     begin(r, c, plot_w);
-    draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
+    rep_axis_draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
     for (size_t i = 0; i < n; i++)
         for (size_t s = 0; s < k; s++)
             draw_bar(r, c, i, s, &y,
                      LEFT + ((double)i + 0.5) * group + ((double)s - (double)k / 2) * w,
                      w > 3 ? w - 0.5 : w);
     draw_labels(r, c, n, group, bottom);
-    draw_x_label(r, LEFT, LEFT + plot_w, bottom, c->x_label);
+    rep_axis_draw_base(r, LEFT, LEFT + plot_w, bottom, c->x_label);
     end(r);
     Q_TRY(rep_end(r, err));
 out:
@@ -319,8 +265,8 @@ q_status fmt_report_lines(fmt_report *r, const fmt_chart *c, q_err *err)
     x = rep_axis_fit(min[0], max[0], c->log_x, LEFT, LEFT + plot_w);
     y = rep_axis_fit(min[1], max[1], c->log_y, bottom, TOP);
     begin(r, c, plot_w);
-    draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
-    draw_x(r, &x, bottom, c->x_label);
+    rep_axis_draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
+    rep_axis_draw_x(r, &x, TOP, bottom, c->x_label);
     for (size_t s = 0; s < c->n_series; s++)
         draw_line(r, c, s, &x, &y);
     end(r);
@@ -447,8 +393,8 @@ q_status fmt_report_scatter(fmt_report *r, const fmt_chart *c, const fmt_point *
     x = rep_axis_fit(min[0], max[0], c->log_x, LEFT, LEFT + plot_w);
     y = rep_axis_fit(min[1], max[1], c->log_y, bottom, TOP);
     begin(r, c, plot_w);
-    draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
-    draw_x(r, &x, bottom, c->x_label);
+    rep_axis_draw_y(r, &y, LEFT, LEFT + plot_w, c->y_label);
+    rep_axis_draw_x(r, &x, TOP, bottom, c->x_label);
     draw_best(r, p, n, &x, &y);
     draw_names(r, p, n, &x, &y, used);
     draw_dots(r, p, n, &x, &y, 0);

@@ -61,7 +61,8 @@ static int is_packed(const fmt_src *s, fmt_role role, int64_t layer)
     return fmt_src_slot(s, (fmt_ref){ role, layer, FMT_QWEIGHT })->present;
 }
 
-q_status fmt_src_check(const fmt_src *s, q_err *err)
+/* After binding: every role of the family is present and covered.  Errors name the role. */
+static q_status check_bound(const fmt_src *s, q_err *err)
 {
     for (int r = 0; r < FMT_ROLES; r++) {
         const fmt_name_row *names = fmt_family_names(s->model.family, (fmt_role)r);
@@ -157,7 +158,7 @@ q_status fmt_src_open(fmt_src **out, const char *path, q_err *err)
         s->kind = q_path_exists(ini) ? "ft" : "hf"; /* an FT directory also carries config.json */
         Q_TRY(strcmp(s->kind, "ft") == 0 ? fmt_bind_ft(s, err) : fmt_bind_hf(s, err));
     }
-    Q_TRY(fmt_src_check(s, err));
+    Q_TRY(check_bound(s, err));
     *out = s;
     s = NULL;
 out:
@@ -190,6 +191,25 @@ const fmt_model *fmt_src_model(const fmt_src *s)
 const fmt_gen_config *fmt_src_gen(const fmt_src *s)
 {
     return &s->gen;
+}
+
+q_status fmt_src_output_apart(const fmt_src *s, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    char *dir = q_path_dir(path);
+
+    if (!dir)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    if (q_path_same(path, s->dir))
+        Q_FAIL(err, Q_EARG, "%s: the output is the input: choose another --output", path);
+    if (q_path_same(dir, s->dir))
+        Q_FAIL(err, Q_EARG,
+               "%s: lies in the directory of the input, which is never changed: choose another "
+               "--output",
+               path);
+out:
+    q_free(dir);
+    return st;
 }
 
 const char *fmt_src_dir(const fmt_src *s)

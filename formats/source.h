@@ -74,8 +74,11 @@ void fmt_src_close(fmt_src *s);
 const fmt_model *fmt_src_model(const fmt_src *s);    /* valid until close */
 const fmt_gen_config *fmt_src_gen(const fmt_src *s); /* generation_config.json or defaults */
 const char *fmt_src_dir(const fmt_src *s);           /* the directory or archive: for messages */
-fmt_files fmt_src_files(const fmt_src *s);           /* tokenizer and the like; valid until close */
-const char *fmt_src_kind(const fmt_src *s);          /* "hf", "ft" or "h5" */
+/* Whether one file may be written as path: it is neither the source nor in its directory, whose
+ * small files belong to the model.  Errors: Q_EARG. */
+q_status fmt_src_output_apart(const fmt_src *s, const char *path, q_err *err);
+fmt_files fmt_src_files(const fmt_src *s);  /* tokenizer and the like; valid until close */
+const char *fmt_src_kind(const fmt_src *s); /* "hf", "ft" or "h5" */
 const fmt_packing *fmt_src_packing(const fmt_src *s); /* NULL: no linear is quantized by groups */
 int fmt_src_ranks(const fmt_src *s);                  /* T of an FT directory, else 1 */
 const fmt_json *fmt_src_config(const fmt_src *s);     /* the keys of config.json */

@@ -56,8 +56,6 @@ fmt_slot *fmt_src_slot(const fmt_src *s, fmt_ref ref);
 q_status fmt_src_alloc(fmt_src *s, q_err *err);
 /* Adds a segment to a slot; segments of one slot must be added one after another. */
 q_status fmt_src_add_seg(fmt_src *s, fmt_slot *slot, const fmt_seg *seg, q_err *err);
-/* After binding: every role of the family is present and covered.  Errors name the role. */
-q_status fmt_src_check(const fmt_src *s, q_err *err);
 
 /* The binders.  They set config, model, gen, slots; dir and kind are set. */
 q_status fmt_bind_hf(fmt_src *s, q_err *err);
@@ -68,7 +66,6 @@ q_status fmt_bind_h5(fmt_src *s, q_err *err);
 
 #define FMT_NAME_CAP 600 /* safetensors names are at most 512 bytes */
 
-size_t fmt_src_tensors(const fmt_src *s);
 const fmt_tensor *fmt_src_tensor(const fmt_src *s, size_t i);
 size_t fmt_src_find(const fmt_src *s, const char *name); /* FMT_NONE: absent */
 const char *fmt_src_holder(const fmt_src *s, size_t i);  /* the file that holds it */

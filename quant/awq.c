@@ -1,65 +1,72 @@
 /* The search works on a sample of rows, copied together: errors of an a differ by parts of a
- * hundred, and rows enough to see that are few.  Powers are taken in double; sums over rows have a
- * fixed order, so the choice does not depend on the number of threads. */
+ * hundred, and rows enough to see that are few.  Powers are taken in double on the host; the rest
+ * is the arithmetic of a device (device.h). */
 #include "quant/awq.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "formats/base/q_mem.h"
-#include "quant/linalg.h"
-#include "quant/rtn.h"
-#include "quant/rtn_group.h"
 
 #define ROWS       256 /* scored */
 #define MIN_FACTOR 1e-4
-#define CLIP_STEPS 20
-#define CLIP_MIN   0.5f
-#define STRIP      64 /* rows of one thread's turn */
 
 typedef struct sample {
+    const qnt_dev *d;
     int64_t M, K;
-    float *W, *E, *tmp; /* [M, K] */
+    float *W, *E, *tmp; /* [M, K] device */
     double *sum;        /* [M] */
 } sample;
 
 static void sample_free(sample *s)
 {
-    q_free(s->W);
-    q_free(s->E);
-    q_free(s->tmp);
+    s->d->ops->free(s->d, s->W);
+    s->d->ops->free(s->d, s->E);
+    s->d->ops->free(s->d, s->tmp);
     q_free(s->sum);
 }
 
-static int64_t sampled(int64_t i, int64_t M, int64_t N)
+/* M rows of W [N, K], evenly spread */
+static q_status take_rows(const sample *s, float *to, const float *W, int64_t N, q_err *err)
 {
-    return i * N / M;
+    q_status st = Q_OK;
+    const int64_t M = s->M, K = s->K;
+
+    for (int64_t i = 0, n; i < M; i += n) {
+        n = N == M ? M : 1; /* all of them at once */
+        Q_TRY(
+            s->d->ops->copy(s->d, to + i * K, W + i * N / M * K, (size_t)(n * K) * sizeof *W, err));
+    }
+out:
+    return st;
 }
 
-static q_status sample_make(sample *s, const float *W, int64_t N, int64_t K, q_err *err)
+static q_status sample_make(sample *s, const qnt_dev *d, const float *W, int64_t N, int64_t K,
+                            q_err *err)
 {
-    size_t n;
+    q_status st = Q_OK;
 
-    *s = (sample){ .M = N < ROWS ? N : ROWS, .K = K };
-    if (!q_mul_ok((size_t)s->M, (size_t)K * sizeof(float), &n) || !(s->W = q_malloc(n)) ||
-        !(s->E = q_malloc(n)) || !(s->tmp = q_malloc(n)) ||
-        !(s->sum = q_malloc((size_t)s->M * sizeof *s->sum)))
-        return q_fail(err, Q_ENOMEM, "no memory to score %lld rows of %lld columns",
-                      (long long)s->M, (long long)K);
-    for (int64_t i = 0; i < s->M; i++)
-        memcpy(s->W + i * K, W + sampled(i, s->M, N) * K, (size_t)K * sizeof *W);
-    return Q_OK;
+    *s = (sample){ .d = d, .M = N < ROWS ? N : ROWS, .K = K };
+    Q_TRY(qnt_dev_alloc(d, s->M, K, sizeof *s->W, &s->W, "scored rows", err));
+    Q_TRY(qnt_dev_alloc(d, s->M, K, sizeof *s->E, &s->E, "scored rows", err));
+    Q_TRY(qnt_dev_alloc(d, s->M, K, sizeof *s->tmp, &s->tmp, "scored rows", err));
+    if (!(s->sum = q_malloc((size_t)s->M * sizeof *s->sum)))
+        Q_FAIL(err, Q_ENOMEM, "no memory to score %lld rows", (long long)s->M);
+    Q_TRY(take_rows(s, s->W, W, N, err));
+out:
+    return st;
 }
 
 /* tr(E H E') */
-static double energy(const sample *s, const float *E, const float *H)
+static q_status energy(double *sum, const sample *s, const float *E, const float *H, q_err *err)
 {
-    double sum = 0;
+    q_status st = Q_OK;
 
-    qnt_quadratic(s->sum, E, s->M, H, s->K, s->tmp);
+    *sum = 0;
+    Q_TRY(s->d->ops->quadratic(s->d, s->sum, E, s->M, H, s->K, s->tmp, err));
     for (int64_t i = 0; i < s->M; i++)
-        sum += s->sum[i];
-    return sum;
+        *sum += s->sum[i];
+out:
+    return st;
 }
 
 static double part(double error, double all)
@@ -67,46 +74,45 @@ static double part(double error, double all)
     return error == 0 ? 0 : error / all;
 }
 
-q_status qnt_output_error(double *error, const float *V, const float *W, const float *H, int64_t N,
-                          int64_t K, q_err *err)
+q_status qnt_output_error(const qnt_dev *d, double *error, const float *V, const float *W,
+                          const float *H, int64_t N, int64_t K, q_err *err)
 {
     q_status st = Q_OK;
     sample s = { 0 };
+    double lost, all;
 
-    Q_TRY(sample_make(&s, W, N, K, err));
-    for (int64_t i = 0; i < s.M; i++)
-        for (int64_t k = 0; k < K; k++)
-            s.E[i * K + k] = V[sampled(i, s.M, N) * K + k] - s.W[i * K + k];
-    *error = part(energy(&s, s.E, H), energy(&s, s.W, H));
+    Q_TRY(sample_make(&s, d, W, N, K, err));
+    Q_TRY(take_rows(&s, s.E, V, N, err));
+    Q_TRY(d->ops->subtract(d, s.E, s.W, s.M * K, err));
+    Q_TRY(energy(&lost, &s, s.E, H, err));
+    Q_TRY(energy(&all, &s, s.W, H, err));
+    *error = part(lost, all);
 out:
     sample_free(&s);
     return st;
 }
 
-/* ---- factors --------------------------------------------------------------------------------- */
-
-q_status qnt_awq_weight_mean(double *w, const float *W, int64_t N, int64_t K, int64_t group,
-                             q_err *err)
+q_status qnt_nearest_error(const qnt_dev *d, double *error, const float *W, const float *H,
+                           int64_t N, int64_t K, const qnt_round_opts *o, q_err *err)
 {
-    const int64_t size = group < 1 || group > K ? K : group;
-    float *max = q_malloc((size_t)N * sizeof *max);
+    q_status st = Q_OK;
+    sample s = { 0 };
+    qnt_tensor t = { 0 };
+    double lost, all;
 
-    if (!max)
-        return q_fail(err, Q_ENOMEM, "no memory for %lld rows", (long long)N);
-    for (int64_t k0 = 0; k0 < K; k0 += size) {
-        const int64_t end = K - k0 < size ? K : k0 + size;
-
-        for (int64_t n = 0; n < N; n++)
-            max[n] = qnt_absmax(W + n * K + k0, end - k0);
-        for (int64_t k = k0; k < end; k++)
-            w[k] = 0;
-        for (int64_t n = 0; n < N; n++)
-            for (int64_t k = k0; k < end && max[n] > 0; k++)
-                w[k] += fabs((double)W[n * K + k]) / ((double)max[n] * (double)N);
-    }
-    q_free(max);
-    return Q_OK;
+    Q_TRY(sample_make(&s, d, W, N, K, err));
+    Q_TRY(qnt_dev_tensor(d, &t, o->bits, s.M, K, o->group, err));
+    Q_TRY(d->ops->scaled_error(d, s.E, s.W, &t, NULL, o->sym, err));
+    Q_TRY(energy(&lost, &s, s.E, H, err));
+    Q_TRY(energy(&all, &s, s.W, H, err));
+    *error = part(lost, all);
+out:
+    qnt_dev_tensor_free(d, &t);
+    sample_free(&s);
+    return st;
 }
+
+/* ---- factors --------------------------------------------------------------------------------- */
 
 static void factors(double *s, const double *x, const double *w, int64_t K, double alpha,
                     int by_weight)
@@ -126,50 +132,26 @@ static void factors(double *s, const double *x, const double *w, int64_t K, doub
         s[k] /= middle;
 }
 
-/* E = Q(W s) / s - W */
-static q_status scaled_error(const sample *m, const double *s, const qnt_round_opts *o, q_err *err)
-{
-    q_status st = Q_OK;
-    const int64_t K = m->K;
-    qnt_tensor t = { 0 };
-
-    Q_TRY(qnt_group_alloc(&t, o->bits, m->M, K, o->group, err));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < m->M; i++) {
-        float *e = m->E + i * K;
-        const float *w = m->W + i * K;
-        const qnt_row row = qnt_tensor_row(&t, i);
-
-        for (int64_t k = 0; k < K; k++)
-            e[k] = (float)((double)w[k] * s[k]);
-        qnt_rtn_group(&t, i, e, o->sym);
-        t.scheme->dequantize(e, &row, 0, K);
-        for (int64_t k = 0; k < K; k++)
-            e[k] = (float)((double)e[k] / s[k]) - w[k];
-    }
-out:
-    qnt_tensor_free(&t);
-    return st;
-}
-
-q_status qnt_awq_search(double *s, const float *W, const double *x, const double *w, const float *H,
-                        int64_t N, int64_t K, const qnt_round_opts *o, qnt_awq_result *r,
-                        q_err *err)
+q_status qnt_awq_search(const qnt_dev *d, double *s, const float *W, const double *x,
+                        const double *w, const float *H, int64_t N, int64_t K,
+                        const qnt_round_opts *o, qnt_awq_result *r, q_err *err)
 {
     q_status st = Q_OK;
     sample m = { 0 };
+    qnt_tensor t = { 0 };
     double all, least = INFINITY;
 
     *r = (qnt_awq_result){ 0 };
-    Q_TRY(sample_make(&m, W, N, K, err));
-    all = energy(&m, m.W, H);
+    Q_TRY(sample_make(&m, d, W, N, K, err));
+    Q_TRY(qnt_dev_tensor(d, &t, o->bits, m.M, K, o->group, err));
+    Q_TRY(energy(&all, &m, m.W, H, err));
     for (int i = 0; i < 2 * QNT_AWQ_STEPS; i++) {
         const double alpha = (double)(i % QNT_AWQ_STEPS) / QNT_AWQ_STEPS;
         double error;
 
         factors(s, x, w, K, alpha, i >= QNT_AWQ_STEPS);
-        Q_TRY(scaled_error(&m, s, o, err));
-        error = energy(&m, m.E, H);
+        Q_TRY(d->ops->scaled_error(d, m.E, m.W, &t, s, o->sym, err));
+        Q_TRY(energy(&error, &m, m.E, H, err));
         r->curve[i / QNT_AWQ_STEPS][i % QNT_AWQ_STEPS] = part(error, all);
         if (error < least) { /* never for a NaN */
             least = error;
@@ -181,92 +163,26 @@ q_status qnt_awq_search(double *s, const float *W, const double *x, const double
     r->error = part(least, all);
     factors(s, x, w, K, r->alpha, r->by_weight);
 out:
+    qnt_dev_tensor_free(d, &t);
     sample_free(&m);
     return st;
 }
 
-/* ---- ranges of groups ------------------------------------------------------------------------ */
-
-typedef struct clip_strip {
-    float *e, *tmp; /* [STRIP, group] */
-    double sum[STRIP], least[STRIP];
-} clip_strip;
-
-/* Rows n0 .. n0 + n - 1 of one group: every ratio, the best is kept. */
-static void clip_group(qnt_tensor *t, const float *W, const float *H, int64_t n0, int64_t n,
-                       int64_t g, int sym, clip_strip *p)
-{
-    const int64_t K = t->K, k0 = g * t->group, groups = qnt_n_groups(t->scheme, K, t->group);
-    const int64_t size = K - k0 < t->group ? K - k0 : t->group;
-
-    for (int64_t r = 0; r < n; r++)
-        p->least[r] = INFINITY;
-    for (int i = 0; i < CLIP_STEPS; i++) {
-        const float ratio = 1 - (1 - CLIP_MIN) * (float)i / CLIP_STEPS;
-        float scale[STRIP];
-        uint8_t zero[STRIP];
-
-        for (int64_t r = 0; r < n; r++) {
-            const float *w = W + (n0 + r) * K + k0;
-
-            qnt_group_fit(&scale[r], &zero[r], w, size, t->scheme->bits, sym, ratio);
-            qnt_group_error(p->e + r * size, w, size, scale[r], zero[r], t->scheme->bits);
-        }
-        /* H of this group only: rows K apart */
-        qnt_gemm_nt(n, size, size, p->e, size, H + k0 * K + k0, K, 0, p->tmp, size);
-        for (int64_t r = 0; r < n; r++) {
-            double sum = 0;
-
-            for (int64_t k = 0; k < size; k++)
-                sum += (double)p->e[r * size + k] * (double)p->tmp[r * size + k];
-            if (sum < p->least[r]) {
-                p->least[r] = sum;
-                t->scale[(n0 + r) * groups + g] = scale[r];
-                t->zero[(n0 + r) * groups + g] = zero[r];
-            }
-        }
-    }
-}
-
-/* 0: out of memory */
-static int clip_all(qnt_tensor *t, const float *W, const float *H, int sym)
-{
-    const int64_t groups = qnt_n_groups(t->scheme, t->K, t->group);
-    int ok = 1;
-
-#pragma omp parallel reduction(&& : ok)
-    {
-        clip_strip p = { .e = q_malloc((size_t)(STRIP * t->group) * sizeof *p.e),
-                         .tmp = q_malloc((size_t)(STRIP * t->group) * sizeof *p.tmp) };
-
-        ok = p.e && p.tmp;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t n0 = 0; n0 < t->N; n0 += STRIP)
-            for (int64_t g = 0; ok && g < groups; g++)
-                clip_group(t, W, H, n0, t->N - n0 < STRIP ? t->N - n0 : STRIP, g, sym, &p);
-        q_free(p.e);
-        q_free(p.tmp);
-    }
-    return ok;
-}
-
-q_status qnt_round_groups(qnt_tensor *t, const float *W, const float *H, int64_t N, int64_t K,
-                          const qnt_round_opts *o, q_err *err)
+q_status qnt_round_groups(const qnt_dev *d, qnt_tensor *t, const float *W, const float *H,
+                          float *means, int64_t N, int64_t K, const qnt_round_opts *o, q_err *err)
 {
     q_status st = Q_OK;
-    int64_t bad;
 
-    Q_TRY(qnt_group_alloc(t, o->bits, N, K, o->group, err));
-    qnt_group_fit_all(t, W, NULL, o->sym);
-    bad = qnt_group_bad_row(t);
-    if (bad >= 0)
-        Q_FAIL(err, Q_EFORMAT, "%s: row %lld needs a scale outside the range of f16", o->name,
-               (long long)bad);
-    if (o->clip && !clip_all(t, W, H, o->sym))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory for ranges of groups", o->name);
-    qnt_group_round_all(t, W);
+    Q_TRY(qnt_dev_tensor(d, t, o->bits, N, K, o->group, err));
+    Q_TRY(d->ops->fit(d, t, W, &(qnt_group_opts){ .sym = o->sym }, err));
+    if (o->clip)
+        Q_TRY(d->ops->clip(d, t, W, H, o->sym, err));
+    Q_TRY(d->ops->round(d, t, W, err));
+    if (means)
+        Q_TRY(d->ops->means(d, means, t, err));
+    Q_TRY(qnt_dev_tensor_fetch(d, t, o->name, err));
 out:
     if (st != Q_OK)
-        qnt_tensor_free(t);
+        qnt_dev_tensor_free(d, t);
     return st;
 }

@@ -1,8 +1,9 @@
 /* AWQ: factors for input channels that make the rounded weight lose less of the output, and
  * narrower ranges of groups.
  *
- *     Q_TRY(qnt_awq_search(s, W, x, w, H, N, K, &o, &r, err));      s [K], to be folded (fold.h)
- *     Q_TRY(qnt_round_groups(&t, W, H, N, K, &o, err));             codes of the folded weight
+ *     Q_TRY(qnt_awq_search(&dev, s, W, x, w, H, N, K, &o, &r, err));      s [K], to be folded
+ * (fold.h) Q_TRY(qnt_round_groups(&dev, &t, W, H, NULL, N, K, &o, err));             codes of the
+ * folded weight
  *
  * Channels with large inputs get a larger weight, and so a smaller step in relation to it:
  *
@@ -16,7 +17,7 @@
 #ifndef QNT_AWQ_H
 #define QNT_AWQ_H
 
-#include "quant/scheme.h"
+#include "quant/device.h"
 
 typedef struct qnt_round_opts {
     const char *name; /* of the weight, for messages */
@@ -35,23 +36,25 @@ typedef struct qnt_awq_result {
     double curve[2][QNT_AWQ_STEPS]; /* the same for every a of both kinds */
 } qnt_awq_result;
 
-/* w [K]: mean over rows of |W| / largest of its group */
-q_status qnt_awq_weight_mean(double *w, const float *W, int64_t N, int64_t K, int64_t group,
-                             q_err *err);
+/* s [K] from x [K], w [K] (both tied, if channels share a factor; w: the mean of a device), all
+ * host; W [N, K] and H [K, K] with both triangles, device.  At most 256 rows are scored.  Errors:
+ * Q_ENOMEM, those of qnt_dev_tensor. */
+q_status qnt_awq_search(const qnt_dev *d, double *s, const float *W, const double *x,
+                        const double *w, const float *H, int64_t N, int64_t K,
+                        const qnt_round_opts *o, qnt_awq_result *r, q_err *err);
 
-/* s [K] from x [K], w [K] (both tied, if channels share a factor), W [N, K] and H [K, K] with both
- * triangles.  At most 256 rows are scored.  Errors: Q_ENOMEM, those of qnt_group_alloc. */
-q_status qnt_awq_search(double *s, const float *W, const double *x, const double *w, const float *H,
-                        int64_t N, int64_t K, const qnt_round_opts *o, qnt_awq_result *r,
-                        q_err *err);
+/* *t (host memory) from W, rounded to nearest; H [K, K] is needed with clip only; means [N, K]:
+ * what the codes mean, NULL or W itself; W, H and means: device.  Errors: Q_EFORMAT (a weight
+ * without a scale in f16), Q_ENOMEM, those of qnt_dev_tensor. */
+q_status qnt_round_groups(const qnt_dev *d, qnt_tensor *t, const float *W, const float *H,
+                          float *means, int64_t N, int64_t K, const qnt_round_opts *o, q_err *err);
 
-/* *t from W, rounded to nearest; H [K, K] is needed with clip only.  Errors: Q_EFORMAT (a weight
- * without a scale in f16), Q_ENOMEM, those of qnt_group_alloc. */
-q_status qnt_round_groups(qnt_tensor *t, const float *W, const float *H, int64_t N, int64_t K,
-                          const qnt_round_opts *o, q_err *err);
-
-/* tr(D H D') / tr(W H W') with D = V - W over at most 256 rows, evenly spread; 0 when both are. */
-q_status qnt_output_error(double *error, const float *V, const float *W, const float *H, int64_t N,
-                          int64_t K, q_err *err);
+/* tr(D H D') / tr(W H W') with D = V - W over at most 256 rows, evenly spread; 0 when both are.
+ * Device. */
+q_status qnt_output_error(const qnt_dev *d, double *error, const float *V, const float *W,
+                          const float *H, int64_t N, int64_t K, q_err *err);
+/* The same for W rounded to nearest, with full ranges. */
+q_status qnt_nearest_error(const qnt_dev *d, double *error, const float *W, const float *H,
+                           int64_t N, int64_t K, const qnt_round_opts *o, q_err *err);
 
 #endif

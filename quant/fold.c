@@ -60,22 +60,35 @@ static void fold_norm(float *norm, double *s, int64_t n, fmt_dtype type)
     }
 }
 
-/* v rows, one for each group of heads */
-static void fold_v(qnt_layer *l, const double *s, const fmt_model *m)
+static void fold_bias(float *bias, int64_t n, const double *s)
 {
+    for (int64_t i = 0; bias && i < n; i++)
+        bias[i] = (float)((double)bias[i] / s[i]);
+}
+
+/* v rows, one for each group of heads */
+static q_status fold_v(const qnt_dev *d, qnt_layer *l, const double *s, const fmt_model *m,
+                       q_err *err)
+{
+    q_status st = Q_OK;
     const int64_t group = m->n_head / m->n_kv, v0 = (m->n_head + m->n_kv) * m->hd;
     float *bias = l->bias[FMT_ATTN_QKV];
 
     for (int64_t h = 0; h < m->n_kv; h++) {
         const int64_t row = v0 + h * m->hd;
 
-        qnt_fold_rows(l->w[FMT_ATTN_QKV] + row * m->hid, bias ? bias + row : NULL, m->hd, m->hid,
-                      s + h * group * m->hd);
+        Q_TRY(d->ops->divide_rows(d, l->w[FMT_ATTN_QKV] + row * m->hid, m->hd, m->hid,
+                                  s + h * group * m->hd, err));
+        fold_bias(bias ? bias + row : NULL, m->hd, s + h * group * m->hd);
     }
+out:
+    return st;
 }
 
-void qnt_fold(qnt_layer *l, fmt_role role, double *s, fmt_dtype norm, const fmt_model *m)
+q_status qnt_fold(const qnt_dev *d, qnt_layer *l, fmt_role role, double *s, fmt_dtype norm,
+                  const fmt_model *m, q_err *err)
 {
+    q_status st = Q_OK;
     const fmt_role_row *row = fmt_role_get(role);
     float *bias = l->bias[FMT_FFN_GATE_UP];
 
@@ -87,12 +100,17 @@ void qnt_fold(qnt_layer *l, fmt_role role, double *s, fmt_dtype norm, const fmt_
         fold_norm(l->w[FMT_FFN_NORM], s, m->hid, norm);
         break;
     case FMT_ATTN_OUT:
-        fold_v(l, s, m);
+        Q_TRY(fold_v(d, l, s, m, err));
         break;
     default:
         assert(role == FMT_FFN_DOWN);
-        qnt_fold_rows(l->w[FMT_FFN_GATE_UP] + m->ffn * m->hid, bias ? bias + m->ffn : NULL, m->ffn,
-                      m->hid, s); /* gate rows come first */
+        /* gate rows come first */
+        Q_TRY(d->ops->divide_rows(d, l->w[FMT_FFN_GATE_UP] + m->ffn * m->hid, m->ffn, m->hid, s,
+                                  err));
+        fold_bias(bias ? bias + m->ffn : NULL, m->ffn, s);
     }
-    qnt_fold_columns(l->w[role], fmt_role_rows(row, m), fmt_dim_size(row->cols, m), s);
+    Q_TRY(d->ops->scale_columns(d, l->w[role], fmt_role_rows(row, m), fmt_dim_size(row->cols, m), s,
+                                err));
+out:
+    return st;
 }

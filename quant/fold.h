@@ -2,7 +2,7 @@
  *
  *     for k: s[k] = ...                           one factor for each input channel of the role
  *     qnt_fold_tie(s, FMT_ATTN_OUT, model);       where several channels come from one place
- *     qnt_fold(&layer, FMT_ATTN_OUT, s, FMT_F16, model);
+ *     Q_TRY(qnt_fold(&dev, &layer, FMT_ATTN_OUT, s, FMT_F16, model, err));
  *
  * Columns of the weight are multiplied by s, and what makes the input is divided by it, so nothing
  * is left to do at run time:
@@ -20,6 +20,7 @@
 
 #include "formats/dtype.h"
 #include "formats/family.h"
+#include "quant/device.h"
 
 /* The tensors of a layer in f32, each owned by the caller. */
 typedef struct qnt_layer {
@@ -34,9 +35,11 @@ void qnt_fold_rows(float *w, float *bias, int64_t n, int64_t K, const double *s)
 /* The mean of s over channels that share a factor; nothing for all roles but attn_out. */
 void qnt_fold_tie(double *s, fmt_role role, const fmt_model *m);
 
-/* s [K] is positive and tied.  norm: the type in which norms will be stored: they are rounded to
- * it, and s becomes what was divided by in truth, so that the fold stays exact.  In the end s holds
- * the factors as used. */
-void qnt_fold(qnt_layer *l, fmt_role role, double *s, fmt_dtype norm, const fmt_model *m);
+/* Weights of linears are memory of the device, norms and biases host memory.  s [K] is positive and
+ * tied.  norm: the type in which norms will be stored: they are rounded to it, and s becomes what
+ * was divided by in truth, so that the fold stays exact.  In the end s holds the factors as used.
+ */
+q_status qnt_fold(const qnt_dev *d, qnt_layer *l, fmt_role role, double *s, fmt_dtype norm,
+                  const fmt_model *m, q_err *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* GPTQ: codes of a weight chosen so that the output of the layer changes least.
  *
  *     qnt_gptq_opts o = { .name = "layer 3, attn_qkv", .bits = 4, .sym = 1, .group = 128 };
- *     Q_TRY(qnt_gptq_solve(&t, W, H, N, K, &o, &result, err));
+ *     Q_TRY(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &result, err));
  *
  * With H = X'X over the inputs seen in calibration, the columns of W are rounded one after the
  * other, and what each loses is made good by the columns that are still to come:
@@ -17,9 +17,7 @@
 #ifndef QNT_GPTQ_H
 #define QNT_GPTQ_H
 
-#include <signal.h>
-
-#include "quant/scheme.h"
+#include "quant/device.h"
 
 typedef struct qnt_gptq_opts {
     const char *name; /* of the weight, for messages */
@@ -38,12 +36,12 @@ typedef struct qnt_gptq_result {
     int64_t dead; /* columns whose input was always zero: their weights become zero */
 } qnt_gptq_result;
 
-/*   W  [N, K]  in: the weight; out: what the codes mean
- *   H  [K, K]  both triangles, unchanged
- * *t is owned by the caller.  Errors: Q_EFORMAT (a value of H that is not finite, a weight without
- * a scale in f16), Q_EFAIL (no damping up to 10 helps), Q_ECANCEL, Q_ENOMEM, those of
- * qnt_group_alloc. */
-q_status qnt_gptq_solve(qnt_tensor *t, float *W, const float *H, int64_t N, int64_t K,
-                        const qnt_gptq_opts *o, qnt_gptq_result *r, q_err *err);
+/*   W  [N, K]  in: the weight; out: what the codes mean; device
+ *   H  [K, K]  both triangles, unchanged; device
+ * *t is host memory, owned by the caller.  Errors: Q_EFORMAT (a value of H that is not finite, a
+ * weight without a scale in f16), Q_EFAIL (no damping up to 10 helps), Q_ECANCEL, Q_ENOMEM, those
+ * of qnt_group_alloc. */
+q_status qnt_gptq_solve(const qnt_dev *d, qnt_tensor *t, float *W, const float *H, int64_t N,
+                        int64_t K, const qnt_gptq_opts *o, qnt_gptq_result *r, q_err *err);
 
 #endif

@@ -2,11 +2,9 @@
  *
  * Quantizing is long and goes layer by layer into OUT.job; writing the archive is short.  A signal
  * ends either, and the same command goes on. */
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <string.h>
 
-#include "calibrate/quant_cli.h"
+#include "calibrate/quant_job.h"
 #include "convert/archive.h"
 
 enum { KEY_CLIP = 0x100 };
@@ -16,8 +14,6 @@ static struct opts {
     q_cli cli;
 } o;
 
-static const volatile sig_atomic_t *stop;
-
 static const struct argp_option options[] = {
     { "clip", KEY_CLIP, 0, 0, "Narrow the range of a group where that loses less of the output",
       1 },
@@ -26,8 +22,7 @@ static const struct argp_option options[] = {
 
 static const char doc[] =
     "Quantize a checkpoint to 4 or 8 bits with AWQ: channels with large inputs are scaled up "
-    "before "
-    "weights are rounded, and what feeds them down. Writes one archive that holds weights, "
+    "before weights are rounded, and what feeds them down. Writes one archive that holds weights, "
     "configuration and tokenizer."
     "\v"
     "Examples:\n"
@@ -64,71 +59,38 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = { { &cal_quant_argp, 0, NULL, 0 },
-                                              { &cal_run_argp, 0, "Calibration:", 2 },
-                                              { &q_cli_argp, 0, "Common options:", 90 },
-                                              { 0 } };
 static const struct argp argp = {
-    .options = options, .parser = parse, .doc = doc, .children = children
+    .options = options, .parser = parse, .doc = doc, .children = cal_quant_children
 };
 
-static q_status run(q_err *err)
+static q_status write_archive(cal_quant_written *w, cal_quant_job *j, const fmt_json *how,
+                              const volatile sig_atomic_t *stop, q_err *err)
 {
-    q_status st = Q_OK;
-    const double start = q_now();
-    cal_quant_job j = { 0 };
     cvt_archive_result r = { 0 };
-    cal_quant_written w;
-    fmt_json *how = NULL;
+    const cvt_archive_opts a = { .src = j->src,
+                                 .path = o.q.output,
+                                 .force = o.q.force,
+                                 .tool = "qwenkit " Q_VERSION,
+                                 .method = "awq",
+                                 .bits = o.q.quant.bits,
+                                 .sym = o.q.quant.sym,
+                                 .group = o.q.quant.group,
+                                 .provenance = how,
+                                 .weight = cal_quant_job_weight,
+                                 .vector = cal_quant_job_vector,
+                                 .factors = cal_quant_job_factors,
+                                 .self = j,
+                                 .stop = stop,
+                                 .log = &o.cli.log };
+    const q_status st = cvt_archive_write(&r, &a, err);
 
-    if (o.q.dry_run)
-        return cal_quant_job_dry_run(&o.q, &o.cli, err);
-    Q_TRY(cal_quant_job_run(&j, &o.q, &o.cli, stop, err));
-    Q_TRY(fmt_json_new(&how, err));
-    Q_TRY(cal_quant_job_json(how, &j, err));
-    Q_TRY(cvt_archive_write(&r,
-                            &(cvt_archive_opts){ .src = j.src,
-                                                 .path = o.q.output,
-                                                 .force = o.q.force,
-                                                 .tool = "qwenkit " Q_VERSION,
-                                                 .method = "awq",
-                                                 .bits = o.q.quant.bits,
-                                                 .sym = o.q.quant.sym,
-                                                 .group = o.q.quant.group,
-                                                 .provenance = how,
-                                                 .weight = cal_quant_job_weight,
-                                                 .vector = cal_quant_job_vector,
-                                                 .self = &j,
-                                                 .stop = stop,
-                                                 .log = &o.cli.log },
-                            err));
-    w = (cal_quant_written){ .bytes = r.bytes,
-                             .modules = r.modules,
-                             .root_sha256 = r.root_sha256,
-                             .seconds = q_now() - start };
-    Q_TRY(cal_quant_job_report(&j, &w, err));
-    Q_TRY(cal_quant_job_finish(&j, err));
-    Q_TRY(cal_quant_job_print(&j, &w, o.cli.json, err));
-out:
-    fmt_json_free(how);
-    cal_quant_job_close(&j);
+    w->bytes = r.bytes;
+    w->modules = r.modules;
+    memcpy(w->root_sha256, r.root_sha256, sizeof w->root_sha256);
     return st;
 }
 
 int main(int argc, char **argv)
 {
-    q_err err = { 0 };
-    q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
-
-#if defined(_OPENMP)
-    if (o.cli.threads > 0)
-        omp_set_num_threads(o.cli.threads);
-#endif
-    stop = q_cli_catch_signals();
-    if (st == Q_OK)
-        st = run(&err);
-    if (st == Q_ECANCEL)
-        q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
-                   o.q.output);
-    return q_cli_exit(&o.cli, st, &err);
+    return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, write_archive);
 }

@@ -2,11 +2,9 @@
  *
  * Quantizing is long and goes layer by layer into OUT.job; writing the archive is short.  A signal
  * ends either, and the same command goes on. */
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <string.h>
 
-#include "calibrate/quant_cli.h"
+#include "calibrate/quant_job.h"
 #include "convert/archive.h"
 
 enum { KEY_ACT = 0x100, KEY_DAMP, KEY_SEQ, KEY_RTN, KEY_PRE };
@@ -16,8 +14,6 @@ static struct opts {
     q_cli cli;
 } o;
 
-static const volatile sig_atomic_t *stop;
-
 static const struct argp_option options[] = {
     { "act-order", KEY_ACT, 0, 0,
       "Columns with large inputs first; groups stay as they are, so nothing is slower at run time",
@@ -26,7 +22,9 @@ static const struct argp_option options[] = {
       "Added to the diagonal, in parts of its mean (default 0.01; raised when it must be)", 1 },
     { "true-sequential", KEY_SEQ, 0, 0,
       "Each linear of a layer sees the ones before it quantized: twice the time", 1 },
-    { "pre-scale", KEY_PRE, 0, 0, "Fold factors of AWQ into the layer first", 1 },
+    { "pre-scale", KEY_PRE, "AWQ.h5", OPTION_ARG_OPTIONAL,
+      "Fold factors of AWQ into the layer first: those of an archive of qwen-awq, or searched for",
+      1 },
     { "rtn", KEY_RTN, 0, 0, "Round to nearest instead, without any text: the baseline", 1 },
     { 0 },
 };
@@ -39,6 +37,7 @@ static const char doc[] =
     "  qwen-gptq -i Qwen-7B-Chat -o qwen-7b-int4.h5 --calib-data cnn.jsonl\n"
     "  qwen-gptq -i M -o m.h5 --calib-data t.txt --asym --group-size 64\n"
     "  qwen-gptq -i M -o m.h5 --calib-data t.txt --dry-run\n"
+    "  qwen-gptq -i M -o m.h5 --calib-data t.txt --pre-scale=awq.h5\n"
     "  qwen-gptq -i M -o m.h5 --rtn             no text, no calibration\n"
     "  qwen-run -m qwen-7b-int4.h5 --chat 'Hello'\n\n"
     "Symmetric by default, which every runtime reads; --asym loses a little less. Use texts like "
@@ -69,6 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_PRE:
         o.q.quant.factors = 1;
+        o.q.factors_of = arg;
         return 0;
     case KEY_RTN:
         o.q.rtn = 1;
@@ -86,71 +86,38 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = { { &cal_quant_argp, 0, NULL, 0 },
-                                              { &cal_run_argp, 0, "Calibration:", 2 },
-                                              { &q_cli_argp, 0, "Common options:", 90 },
-                                              { 0 } };
 static const struct argp argp = {
-    .options = options, .parser = parse, .doc = doc, .children = children
+    .options = options, .parser = parse, .doc = doc, .children = cal_quant_children
 };
 
-static q_status run(q_err *err)
+static q_status write_archive(cal_quant_written *w, cal_quant_job *j, const fmt_json *how,
+                              const volatile sig_atomic_t *stop, q_err *err)
 {
-    q_status st = Q_OK;
-    const double start = q_now();
-    cal_quant_job j = { 0 };
     cvt_archive_result r = { 0 };
-    cal_quant_written w;
-    fmt_json *how = NULL;
+    const cvt_archive_opts a = { .src = j->src,
+                                 .path = o.q.output,
+                                 .force = o.q.force,
+                                 .tool = "qwenkit " Q_VERSION,
+                                 .method = "gptq",
+                                 .bits = o.q.quant.bits,
+                                 .sym = o.q.quant.sym,
+                                 .group = o.q.quant.group,
+                                 .provenance = how,
+                                 .weight = cal_quant_job_weight,
+                                 .vector = cal_quant_job_vector,
+                                 .factors = cal_quant_job_factors,
+                                 .self = j,
+                                 .stop = stop,
+                                 .log = &o.cli.log };
+    const q_status st = cvt_archive_write(&r, &a, err);
 
-    if (o.q.dry_run)
-        return cal_quant_job_dry_run(&o.q, &o.cli, err);
-    Q_TRY(cal_quant_job_run(&j, &o.q, &o.cli, stop, err));
-    Q_TRY(fmt_json_new(&how, err));
-    Q_TRY(cal_quant_job_json(how, &j, err));
-    Q_TRY(cvt_archive_write(&r,
-                            &(cvt_archive_opts){ .src = j.src,
-                                                 .path = o.q.output,
-                                                 .force = o.q.force,
-                                                 .tool = "qwenkit " Q_VERSION,
-                                                 .method = "gptq",
-                                                 .bits = o.q.quant.bits,
-                                                 .sym = o.q.quant.sym,
-                                                 .group = o.q.quant.group,
-                                                 .provenance = how,
-                                                 .weight = cal_quant_job_weight,
-                                                 .vector = cal_quant_job_vector,
-                                                 .self = &j,
-                                                 .stop = stop,
-                                                 .log = &o.cli.log },
-                            err));
-    w = (cal_quant_written){ .bytes = r.bytes,
-                             .modules = r.modules,
-                             .root_sha256 = r.root_sha256,
-                             .seconds = q_now() - start };
-    Q_TRY(cal_quant_job_report(&j, &w, err));
-    Q_TRY(cal_quant_job_finish(&j, err));
-    Q_TRY(cal_quant_job_print(&j, &w, o.cli.json, err));
-out:
-    fmt_json_free(how);
-    cal_quant_job_close(&j);
+    w->bytes = r.bytes;
+    w->modules = r.modules;
+    memcpy(w->root_sha256, r.root_sha256, sizeof w->root_sha256);
     return st;
 }
 
 int main(int argc, char **argv)
 {
-    q_err err = { 0 };
-    q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
-
-#if defined(_OPENMP)
-    if (o.cli.threads > 0)
-        omp_set_num_threads(o.cli.threads);
-#endif
-    stop = q_cli_catch_signals();
-    if (st == Q_OK)
-        st = run(&err);
-    if (st == Q_ECANCEL)
-        q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
-                   o.q.output);
-    return q_cli_exit(&o.cli, st, &err);
+    return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, write_archive);
 }

@@ -22,10 +22,10 @@
 #define N_STEPS   20
 #define RATIO_MIN 0.6f
 
-q_status qnt_group_alloc(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t group, q_err *err)
+q_status qnt_group_shape(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t group, q_err *err)
 {
     q_status st = Q_OK;
-    size_t codes, groups, scales;
+    size_t n;
 
     memset(t, 0, sizeof *t);
     t->scheme = qnt_scheme_grouped(bits);
@@ -34,15 +34,24 @@ q_status qnt_group_alloc(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t 
     if (group != -1 && group < 1)
         Q_FAIL(err, Q_EARG, "groups of %lld columns: wanted 1 or more, or -1 for all",
                (long long)group);
+    if (N < 1 || K < 1 || K > INT32_MAX || !q_mul_ok((size_t)N, (size_t)K * sizeof(float), &n))
+        Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space", (long long)N,
+               (long long)K);
     t->N = N;
     t->K = K;
     t->group = group == -1 || group > K ? K : group;
-    if (N < 1 || K < 1 || !q_mul_ok((size_t)N, qnt_row_bytes(t->scheme, K), &codes) ||
-        !q_mul_ok((size_t)N, (size_t)qnt_n_groups(t->scheme, K, t->group), &groups) ||
-        !q_mul_ok(groups, sizeof *t->scale, &scales))
-        Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space", (long long)N,
-               (long long)K);
-    t->codes = q_calloc(codes, 1);
+out:
+    return st;
+}
+
+q_status qnt_group_alloc(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t group, q_err *err)
+{
+    q_status st = Q_OK;
+    size_t groups;
+
+    Q_TRY(qnt_group_shape(t, bits, N, K, group, err));
+    groups = (size_t)(N * qnt_n_groups(t->scheme, K, t->group));
+    t->codes = q_calloc((size_t)N, qnt_row_bytes(t->scheme, K));
     t->scale = q_calloc(groups, sizeof *t->scale);
     t->zero = q_calloc(groups, 1);
     if (!t->codes || !t->scale || !t->zero)

@@ -17,8 +17,10 @@
 
 #include "quant/scheme.h"
 
-/* Codes, scales and zeros of w4g or w8g, all zero; group -1 is K.  Errors: Q_EARG (bits, group),
- * Q_ESHAPE, Q_ENOMEM. */
+/* Scheme and shape of w4g or w8g without arrays; group -1 is K.  Errors: Q_EARG (bits, group),
+ * Q_ESHAPE. */
+q_status qnt_group_shape(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t group, q_err *err);
+/* The same with codes, scales and zeros, all zero.  Errors: also Q_ENOMEM. */
 q_status qnt_group_alloc(qnt_tensor *t, int bits, int64_t N, int64_t K, int64_t group, q_err *err);
 
 /* Scale and zero of n values; ratio <= 1 narrows their range. */

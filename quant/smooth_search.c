@@ -4,15 +4,15 @@
 #include <math.h>
 #include <string.h>
 
-#include "quant/linalg.h"
 #include "quant/w8a8.h"
 
 enum { STEPS = 20, ROWS = 256 };
 
 typedef struct scored {
     int64_t R, K;
-    float *W; /* [R, K] rows of the weight */
-    float *D, *tmp;
+    const qnt_dev *d;
+    float *W, *D;     /* [R, K] rows of the weight, and what they lose */
+    float *on, *tmp;  /* the same as D, and scratch; device */
     double *s, *quad; /* [K], [R] */
 } scored;
 
@@ -20,28 +20,33 @@ static void close_scored(scored *c)
 {
     q_free(c->W);
     q_free(c->D);
-    q_free(c->tmp);
+    c->d->ops->free(c->d, c->on);
+    c->d->ops->free(c->d, c->tmp);
     q_free(c->s);
     q_free(c->quad);
 }
 
-static q_status open_scored(scored *c, const float *W, int64_t N, int64_t K, q_err *err)
+static q_status open_scored(scored *c, const qnt_dev *d, const float *W, int64_t N, int64_t K,
+                            q_err *err)
 {
+    q_status st = Q_OK;
     const size_t n = (size_t)(N < ROWS ? N : ROWS) * (size_t)K;
 
-    *c = (scored){ .R = N < ROWS ? N : ROWS,
+    *c = (scored){ .d = d,
+                   .R = N < ROWS ? N : ROWS,
                    .K = K,
                    .W = q_malloc(n * sizeof(float)),
                    .D = q_malloc(n * sizeof(float)),
-                   .tmp = q_malloc(n * sizeof(float)),
                    .s = q_malloc((size_t)K * sizeof(double)),
                    .quad = q_malloc(ROWS * sizeof(double)) };
-    if (!c->W || !c->D || !c->tmp || !c->s || !c->quad)
-        return q_fail(err, Q_ENOMEM, "no memory to search the exponent of %lld channels",
-                      (long long)K);
+    if (!c->W || !c->D || !c->s || !c->quad)
+        Q_FAIL(err, Q_ENOMEM, "no memory to search the exponent of %lld channels", (long long)K);
+    Q_TRY(qnt_dev_alloc(d, c->R, K, sizeof *c->on, &c->on, "scored rows", err));
+    Q_TRY(qnt_dev_alloc(d, c->R, K, sizeof *c->tmp, &c->tmp, "scored rows", err));
     for (int64_t i = 0; i < c->R; i++)
         memcpy(c->W + i * K, W + i * N / c->R * K, (size_t)K * sizeof *W);
-    return Q_OK;
+out:
+    return st;
 }
 
 /* D = Q(W s) / s - W */
@@ -79,12 +84,15 @@ static double mean_step(const scored *c, const float *x, int64_t n)
     return sum / (double)n / (QNT_W8A8_MAX * QNT_W8A8_MAX);
 }
 
-static double score(const scored *c, const qnt_smooth_inputs *in, fmt_role role)
+static q_status score(double *out, const scored *c, const qnt_smooth_inputs *in, fmt_role role,
+                      q_err *err)
 {
+    q_status st = Q_OK;
     double weights = 0, gain = 0;
 
     weight_error(c);
-    qnt_quadratic(c->quad, c->D, c->R, in->H[role], c->K, c->tmp);
+    Q_TRY(c->d->ops->put(c->d, c->on, c->D, (size_t)(c->R * c->K) * sizeof *c->D, err));
+    Q_TRY(c->d->ops->quadratic(c->d, c->quad, c->on, c->R, in->H[role], c->K, c->tmp, err));
     for (int64_t i = 0; i < c->R; i++)
         weights += c->quad[i];
     for (int64_t i = 0; i < c->R; i++)
@@ -93,7 +101,9 @@ static double score(const scored *c, const qnt_smooth_inputs *in, fmt_role role)
 
             gain += w * w;
         }
-    return weights + (double)in->n * mean_step(c, in->x[role], in->n_x) / 12 * gain;
+    *out = weights + (double)in->n * mean_step(c, in->x[role], in->n_x) / 12 * gain;
+out:
+    return st;
 }
 
 static q_status search_role(double *alpha, const qnt_layer *l, const qnt_ranges *r, fmt_role role,
@@ -101,16 +111,17 @@ static q_status search_role(double *alpha, const qnt_layer *l, const qnt_ranges 
 {
     q_status st = Q_OK;
     const fmt_role_row *row = fmt_role_get(role);
-    scored c = { 0 };
+    scored c = { .d = &in->d };
     double least = INFINITY;
 
-    Q_TRY(open_scored(&c, l->w[role], fmt_role_rows(row, m), fmt_dim_size(row->cols, m), err));
+    Q_TRY(open_scored(&c, &in->d, l->w[role], fmt_role_rows(row, m), fmt_dim_size(row->cols, m),
+                      err));
     *alpha = 0.5; /* of an input that was always zero, too */
     for (int i = 0; i <= STEPS; i++) {
         double e;
 
         Q_TRY(qnt_smooth_factors(c.s, l, r, role, m, (double)i / STEPS, err));
-        e = score(&c, in, role);
+        Q_TRY(score(&e, &c, in, role, err));
         if (e < least && e > 0) {
             least = e;
             *alpha = (double)((float)i / STEPS); /* what a file keeps of it */

@@ -15,11 +15,13 @@
 #ifndef QNT_SMOOTH_SEARCH_H
 #define QNT_SMOOTH_SEARCH_H
 
+#include "quant/device.h"
 #include "quant/smooth.h"
 
 /* What is known of the input of each linear. */
 typedef struct qnt_smooth_inputs {
-    float *H[FMT_ROLES]; /* [K, K] both triangles */
+    qnt_dev d;           /* where H is */
+    float *H[FMT_ROLES]; /* [K, K] both triangles; device */
     int64_t n;           /* tokens in H */
     float *x[FMT_ROLES]; /* [n_x, K] some of them, n_x >= 1 */
     int64_t n_x;

@@ -19,7 +19,7 @@
 
 #include "formats/base/q_err.h"
 #include "formats/family.h"
-#include "quant/scheme.h"
+#include "quant/device.h"
 #include "runtime/batch.h"
 
 typedef struct rt_backend rt_backend;
@@ -34,7 +34,8 @@ typedef struct rt_weight {
     uint8_t *zero;       /* of a grouped scheme, as in qnt_tensor: [N, G] */
     int32_t *g_idx;      /* [K] or NULL */
     int64_t group;
-    float x_scale; /* w8a8: of the activations; 0: found per token */
+    int group_bytes; /* scale and zero of a group, as data has them */
+    float x_scale;   /* w8a8: of the activations; 0: found per token */
 } rt_weight;
 
 typedef enum rt_epi {
@@ -44,7 +45,7 @@ typedef enum rt_epi {
     RT_EPI_SILU_MUL /* y [n_tok, N/2] = silu(g) * u with [g | u] = x W' + b */
 } rt_epi;
 
-typedef enum rt_dir { RT_TO_DEVICE, RT_TO_HOST } rt_dir;
+typedef enum rt_dir { RT_TO_DEVICE, RT_TO_HOST, RT_ON_DEVICE } rt_dir; /* the last: both are */
 
 typedef struct rt_embed_args {
     const rt_batch *b;
@@ -85,6 +86,14 @@ typedef struct rt_qkv_args {
     const float *q_norm, *k_norm; /* [hd] or NULL */
     int layer;
 } rt_qkv_args;
+
+typedef struct rt_keys_args {
+    const rt_batch *b;
+    const rt_kv *kv; /* f32 */
+    float *y;
+    int64_t n_kv, hd;
+    int layer;
+} rt_keys_args;
 
 /* Causal attention of each token over positions 0 .. pos of its sequence; scores / sqrt(hd); query
  * head h reads kv head h * n_kv / n_head. */
@@ -152,6 +161,11 @@ typedef struct rt_backend_ops {
     q_status (*copy)(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
                      q_err *err);
     q_status (*sync)(rt_backend *be, q_err *err);
+    /* Host memory that a device reads and writes by itself, several times as fast; a copy from or
+     * to it goes on after the call, until a sync.  Freed with host_free, NULL is fine.  NULL: host
+     * memory is like any other. */
+    q_status (*host_alloc)(rt_backend *be, size_t bytes, void **out, q_err *err);
+    void (*host_free)(rt_backend *be, void *p);
     /* Takes the arrays of *src (which is left empty) and brings them into the order of the kernels.
      * Also reserves scratch for this shape, so that later steps need not allocate. */
     q_status (*prep)(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err);
@@ -162,6 +176,16 @@ typedef struct rt_backend_ops {
     q_status (*qkv_rope_store)(rt_backend *be, const rt_qkv_args *a, q_err *err);
     q_status (*attention)(rt_backend *be, const rt_attn_args *a, q_err *err);
     q_status (*pick)(rt_backend *be, const rt_pick_args *a, q_err *err);
+    /* Keys as they lie in the pages of a batch, token by token: y [n_tok, n_kv * hd] f32. */
+    q_status (*keys)(rt_backend *be, const rt_keys_args *a, q_err *err);
+    /* What quantization computes with on this device (quant/device.h); closed before the backend.
+     * NULL: on the host. */
+    q_status (*math)(rt_backend *be, qnt_dev *out, q_err *err);
+    /* A weight of floats as f32 rows v [N, K] in device memory, and back, with bias [N] (host,
+     * NULL: unchanged).  NULL: use prep. */
+    q_status (*weight_get)(rt_backend *be, const rt_weight *w, float *v, q_err *err);
+    q_status (*weight_set)(rt_backend *be, const rt_weight *w, const float *v, const float *bias,
+                           q_err *err);
     /* The layers of a decode step as one kernel: a chain of operations leaves memory idle at every
      * link, which costs a third of its speed.  *done 0: not for this model or batch, call the
      * operations.  NULL: never. */
@@ -170,6 +194,10 @@ typedef struct rt_backend_ops {
      * the first call, given back with ungraph.  NULL: launches cost nothing, call the step. */
     q_status (*graph)(rt_backend *be, void **graph, rt_step_fn step, void *user, q_err *err);
     void (*ungraph)(rt_backend *be, void *graph);
+    /* mark: what was enqueued before it; wait, with the same slot (0 or 1): until that is done,
+     * whatever was enqueued since.  Both or none; with graph and host_alloc. */
+    q_status (*mark)(rt_backend *be, int slot, q_err *err);
+    q_status (*wait)(rt_backend *be, int slot, q_err *err);
     /* Bytes per second that a large copy inside the device reads and writes; bytes that can still
      * be allocated, and in all; operations per second of dense products, f16 or int8 with f32 or
      * int32 sums, as the maker states them, 0: not known.  NULL: the device is the host. */
@@ -183,6 +211,9 @@ struct rt_backend {
     int threads;     /* of the CPU backends */
     int device;      /* number of the GPU */
     char title[160]; /* what was opened, for people */
+    /* Bytes of device memory that are and at most were allocated, counted where ops->free_bytes
+     * is; more than max_bytes are refused with Q_ENOMEM, 0: no limit. */
+    uint64_t used, peak, max_bytes;
     int64_t n_alloc; /* tests: the n-th allocation from now fails; 0: none does */
     void *impl;      /* of the backend */
 };

@@ -1,8 +1,9 @@
-/* The engine: buffers, sequences, and the step: fill the batch, forward, logits where wanted,
- * sample.
+/* The engine: its memory and its sequences.  What a step does: engine_step.c; which tokens are in
+ * it: sched.c.
  *
- * Logits are made in groups of at most max_rows rows, so that a perplexity run over a large
- * vocabulary needs megabytes and not gigabytes. */
+ * What is copied while the device computes stands in two places that take turns: the step that runs
+ * still reads the one, the next is written into the other.  On a device whose copies the host
+ * cannot outrun, one of them is never used. */
 #include "runtime/engine.h"
 
 #include <assert.h>
@@ -11,9 +12,6 @@
 
 #include "runtime/rope.h"
 #include "runtime/seq.h"
-
-/* A copy of this size takes as long as one of a few bytes, and there are eight arrays. */
-#define ONE_COPY ((size_t)64 << 10)
 
 static q_status dev_alloc(rt_engine *e, void *out, size_t bytes, q_err *err)
 {
@@ -32,16 +30,29 @@ static q_status host_alloc(void *out, size_t bytes, q_err *err)
     return p ? Q_OK : q_fail(err, Q_ENOMEM, "no memory for %zu bytes of batch tables", bytes);
 }
 
-/* The arrays of a batch with their byte counts, for alloc and copy. */
-#define BATCH(X)                                                                                   \
-    X(tok, (size_t)n_tok * 4)                                                                      \
-    X(pos, (size_t)n_tok * 4)                                                                      \
-    X(seq, (size_t)n_tok * 4)                                                                      \
-    X(q_scale, (size_t)n_tok * 4)                                                                  \
-    X(q_start, ((size_t)n_seq + 1) * 4)                                                            \
-    X(kv_len, (size_t)n_seq * 4)                                                                   \
-    X(block, (size_t)n_seq *(size_t)e->max_blocks * 4)                                             \
-    X(inv_freq, (size_t)n_seq *(size_t)(e->m->desc.rot / 2) * 4)
+/* Memory that copies to and from the device use while the host goes on. */
+static q_status copied_alloc(rt_engine *e, void *out, size_t bytes, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_backend *be = e->m->be;
+    void *p = NULL;
+
+    if (!be->ops->host_alloc)
+        return host_alloc(out, bytes, err);
+    Q_TRY(be->ops->host_alloc(be, bytes, &p, err));
+    memset(p, 0, bytes);
+    memcpy(out, &p, sizeof p);
+out:
+    return st;
+}
+
+static void copied_free(rt_engine *e, void *p)
+{
+    if (e->m->be->ops->host_free)
+        e->m->be->ops->host_free(e->m->be, p);
+    else
+        q_free(p);
+}
 
 static size_t aligned(size_t bytes)
 {
@@ -54,40 +65,31 @@ static q_status alloc_batch(rt_engine *e, q_err *err)
     q_status st = Q_OK;
     const int64_t n_tok = e->o.max_tok;
     const int n_seq = e->o.max_seqs;
-    size_t at = 0;
 
 #define X(name, bytes) e->batch_bytes += aligned(bytes);
-    BATCH(X)
+    RT_BATCH(X)
 #undef X
-    Q_TRY(host_alloc(&e->batch_host, e->batch_bytes, err));
     Q_TRY(dev_alloc(e, &e->batch_dev, e->batch_bytes, err));
-#define X(name, bytes)                                                                             \
-    e->host.name = (void *)((char *)e->batch_host + at);                                           \
-    e->dev.name = (void *)((char *)e->batch_dev + at);                                             \
-    at += aligned(bytes);
-    BATCH(X)
-#undef X
-    e->host.max_blocks = e->dev.max_blocks = (int)e->max_blocks;
+    rt_engine_lay(e, &e->dev, e->batch_dev);
+    for (int i = 0; i < 2; i++)
+        Q_TRY(copied_alloc(e, &e->batch_host[i], e->batch_bytes, err));
+    rt_engine_lay(e, &e->host, e->batch_host[0]);
 out:
     return st;
 }
 
-static q_status upload_batch(rt_engine *e, q_err *err)
+void rt_engine_lay(const rt_engine *e, rt_batch *b, void *block)
 {
-    q_status st = Q_OK;
-    rt_backend *be = e->m->be;
-    const int n_tok = e->host.n_tok, n_seq = e->host.n_seq;
+    const int64_t n_tok = e->o.max_tok;
+    const int n_seq = e->o.max_seqs;
+    size_t at = 0;
 
-    e->dev.n_tok = n_tok;
-    e->dev.n_seq = n_seq;
-    if (e->batch_bytes <= ONE_COPY)
-        return be->ops->copy(be, e->batch_dev, e->batch_host, e->batch_bytes, RT_TO_DEVICE, err);
 #define X(name, bytes)                                                                             \
-    Q_TRY(be->ops->copy(be, e->dev.name, e->host.name, bytes, RT_TO_DEVICE, err));
-    BATCH(X)
+    b->name = (void *)((char *)block + at);                                                        \
+    at += aligned(bytes);
+    RT_BATCH(X)
 #undef X
-out:
-    return st;
+    b->max_blocks = (int)e->max_blocks;
 }
 
 q_status rt_engine_open(rt_engine **out, rt_model *m, const rt_engine_opts *o, q_err *err)
@@ -117,10 +119,14 @@ q_status rt_engine_open(rt_engine **out, rt_model *m, const rt_engine_opts *o, q
     rows = (size_t)e->o.max_rows;
     Q_TRY(host_alloc(&e->row_host, rows * 4, err));
     Q_TRY(dev_alloc(e, &e->row_dev, rows * 4, err));
-    Q_TRY(host_alloc(&e->pick_host, rows * 4, err));
+    for (int i = 0; i < 2; i++)
+        Q_TRY(copied_alloc(e, &e->pick_host[i], rows * 4, err));
     Q_TRY(dev_alloc(e, &e->pick_dev, rows * 4, err));
     Q_TRY(host_alloc(&e->pick_row, rows * sizeof *e->pick_row, err));
-    Q_TRY(host_alloc(&e->slice, (size_t)o->max_seqs * sizeof *e->slice, err));
+    for (int i = 0; i < 2; i++)
+        Q_TRY(host_alloc(&e->slices[i], (size_t)o->max_seqs * sizeof *e->slice, err));
+    e->slice = e->slices[0];
+    e->flying = e->slices[1];
     Q_TRY(host_alloc(&e->logits_host, rows * (size_t)m->desc.vocab * sizeof(float), err));
     *out = e;
     e = NULL;
@@ -137,19 +143,22 @@ void rt_engine_close(rt_engine *e)
         return;
     assert(!e->first);
     be = e->m->be;
+    (void)be->ops->sync(be, NULL); /* a step nobody waited for */
     rt_kv_close(&e->pool, be);
     rt_work_close(&e->work, e->m);
     for (int i = 0; i < RT_GRAPHS; i++)
         if (e->graph[i])
             be->ops->ungraph(be, e->graph[i]);
-    q_free(e->batch_host);
+    for (int i = 0; i < 2; i++) {
+        copied_free(e, e->batch_host[i]);
+        copied_free(e, e->pick_host[i]);
+        q_free(e->slices[i]);
+    }
     be->ops->free(be, e->batch_dev);
     q_free(e->row_host);
     be->ops->free(be, e->row_dev);
-    q_free(e->pick_host);
     be->ops->free(be, e->pick_dev);
     q_free(e->pick_row);
-    q_free(e->slice);
     q_free(e->logits_host);
     q_free(e);
 }
@@ -214,7 +223,7 @@ out:
     return st;
 }
 
-static void give_pages(rt_seq *s)
+void rt_seq_give_pages(rt_seq *s)
 {
     if (!s->page || s->page[0] < 0)
         return;
@@ -233,212 +242,16 @@ void rt_seq_close(rt_seq *s)
         while (*p != s)
             p = &(*p)->next;
         *p = s->next;
-        give_pages(s);
+        for (int i = 0; i < s->e->n_flying; i++)
+            if (s->e->flying[i].s == s)
+                s->e->flying[i].s = NULL;
+        rt_seq_give_pages(s);
     }
     q_ids_free(&s->ids);
     q_free(s->page);
     q_free(s->inv_freq);
     q_free(s->stop);
     q_free(s);
-}
-
-static void finish(rt_seq *s, rt_finish how)
-{
-    s->finish = how;
-    s->done = 1;
-    give_pages(s);
-}
-
-/* Copies rows of the batch to the device and leaves their logits in work.logits. */
-static q_status head_rows(rt_engine *e, int64_t n, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = e->m->be;
-
-    Q_TRY(be->ops->copy(be, e->row_dev, e->row_host, (size_t)n * sizeof *e->row_host, RT_TO_DEVICE,
-                        err));
-    Q_TRY(rt_head(e->m, &e->work, e->row_dev, n, err));
-out:
-    return st;
-}
-
-/* The logits a caller asked for: runs of rows of one sequence. */
-static q_status report_logits(rt_engine *e, const rt_slice *p, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = e->m->be;
-    const int64_t end = p->row0 + p->n;
-
-    for (int64_t row = p->want0; row < end; row += e->o.max_rows) {
-        const int64_t n = end - row < e->o.max_rows ? end - row : e->o.max_rows;
-
-        for (int64_t i = 0; i < n; i++)
-            e->row_host[i] = (int32_t)(row + i);
-        Q_TRY(head_rows(e, n, err));
-        Q_TRY(be->ops->copy(be, e->logits_host, e->work.logits,
-                            (size_t)(n * e->m->desc.vocab) * sizeof(float), RT_TO_HOST, err));
-        Q_TRY(be->ops->sync(be, err));
-        Q_TRY(p->s->o.on_logits(p->s->o.user, p->s, p->pos0 + (row - p->row0), n, e->logits_host,
-                                err));
-    }
-out:
-    return st;
-}
-
-static q_status take_token(rt_seq *s, int32_t id, q_err *err)
-{
-    for (size_t i = 0; i < s->o.n_stop; i++)
-        if (s->stop[i] == id) {
-            finish(s, RT_STOP);
-            return Q_OK;
-        }
-    s->ids.v[s->ids.n++] = id; /* capacity is there: limit was reserved */
-    if (s->ids.n == s->limit)
-        finish(s, RT_LENGTH);
-    return s->o.on_token ? s->o.on_token(s->o.user, s, id, err) : Q_OK;
-}
-
-/* Samples the last row of each slice of the group, at most max_rows of them. */
-static q_status sample_group(rt_engine *e, rt_slice *const *group, int64_t n, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = e->m->be;
-
-    for (int64_t i = 0; i < n; i++) {
-        const rt_slice *p = group[i];
-
-        e->row_host[i] = (int32_t)(p->row0 + p->n - 1);
-        e->pick_row[i] = (rt_pick_row){ .s = p->s->o.sampling,
-                                        .hist = p->s->ids.v,
-                                        .n_hist = (int32_t)p->s->ids.n,
-                                        .stream = p->s->stream,
-                                        .pos = p->s->ids.n };
-    }
-    if (!e->has_logits)
-        Q_TRY(head_rows(e, n, err));
-    Q_TRY(be->ops->pick(be,
-                        &(rt_pick_args){ .logits = e->work.logits,
-                                         .n_rows = n,
-                                         .vocab = e->m->desc.vocab,
-                                         .row = e->pick_row,
-                                         .out = e->pick_dev },
-                        err));
-    Q_TRY(be->ops->copy(be, e->pick_host, e->pick_dev, (size_t)n * sizeof *e->pick_host, RT_TO_HOST,
-                        err));
-    Q_TRY(be->ops->sync(be, err));
-    for (int64_t i = 0; i < n; i++) {
-        if (e->pick_host[i] == RT_PICK_BAD)
-            Q_FAIL(err, Q_EFAIL,
-                   "row %lld: logits are not finite: a weight or an activation overflowed",
-                   (long long)i);
-        Q_TRY(take_token(group[i]->s, e->pick_host[i], err));
-    }
-out:
-    return st;
-}
-
-static q_status sample(rt_engine *e, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_slice *group[256];
-    const int64_t most = e->o.max_rows < 256 ? e->o.max_rows : 256;
-    int64_t n = 0;
-
-    for (int i = 0; i < e->n_slice; i++) {
-        if (e->slice[i].sample)
-            group[n++] = &e->slice[i];
-        if (n > 0 && (n == most || i == e->n_slice - 1)) {
-            Q_TRY(sample_group(e, group, n, err));
-            n = 0;
-        }
-    }
-out:
-    return st;
-}
-
-/* A step that samples one token of every sequence is the same for the same number of them; lengths
- * and pages are data. */
-static int is_replayable(const rt_engine *e)
-{
-    if (!e->m->be->ops->graph || e->n_slice >= RT_GRAPHS || e->n_slice > e->o.max_rows)
-        return 0;
-    for (int i = 0; i < e->n_slice; i++)
-        if (e->slice[i].n != 1 || !e->slice[i].sample || e->slice[i].want0 == e->slice[i].row0)
-            return 0;
-    return 1;
-}
-
-static q_status decode_step(void *user, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_engine *e = user;
-
-    Q_TRY(rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err));
-    Q_TRY(rt_head(e->m, &e->work, NULL, e->dev.n_tok, err)); /* every row */
-out:
-    return st;
-}
-
-/* Hidden states of the batch, and for a step that is replayed the logits too. */
-static q_status forward(rt_engine *e, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = e->m->be;
-    const int n = e->n_slice;
-
-    e->has_logits = is_replayable(e);
-    if (!e->has_logits)
-        return rt_forward(e->m, &e->work, &e->dev, &e->pool.kv, err);
-    Q_TRY(be->ops->graph(be, &e->graph[n], decode_step, e, err));
-out:
-    return st;
-}
-
-static void count(rt_engine *e, double seconds)
-{
-    rt_stats *t = &e->stats;
-
-    for (int i = 0; i < e->n_slice; i++) {
-        const rt_slice *p = &e->slice[i];
-
-        if (p->pos0 < (int64_t)p->s->n_prompt)
-            t->prefill_tokens += p->n;
-        else
-            t->decode_tokens += p->n;
-    }
-    if (e->has_prompt)
-        t->prefill_s += seconds;
-    else
-        t->decode_s += seconds;
-    t->steps++;
-}
-
-q_status rt_engine_step(rt_engine *e, int *busy, q_err *err)
-{
-    q_status st = Q_OK;
-    const double start = q_now();
-
-    rt_sched_fill(e);
-    *busy = e->n_slice > 0;
-    if (!*busy)
-        return Q_OK;
-    Q_TRY(upload_batch(e, err));
-    Q_TRY(forward(e, err));
-    for (int i = 0; i < e->n_slice; i++)
-        if (e->slice[i].want0 < e->slice[i].row0 + e->slice[i].n)
-            Q_TRY(report_logits(e, &e->slice[i], err));
-    for (int i = 0; i < e->n_slice; i++)
-        e->slice[i].s->n_done += (size_t)e->slice[i].n;
-    Q_TRY(sample(e, err));
-    for (int i = 0; i < e->n_slice; i++) {
-        rt_seq *s = e->slice[i].s;
-
-        if (!s->done && s->n_done == s->ids.n) /* nothing was sampled: the prompt was all */
-            finish(s, RT_LENGTH);
-    }
-    count(e, q_now() - start);
-out:
-    return st;
 }
 
 q_status rt_engine_run(rt_engine *e, q_err *err)

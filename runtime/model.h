@@ -16,7 +16,7 @@
 
 typedef struct rt_model_opts {
     const char *weight_only; /* NULL: as stored; "int8", "int4": round to nearest per channel */
-    const char *head;        /* NULL: as stored; "int8", "int4": the output matrix rounded as well */
+    const char *head; /* NULL: as stored; "int8", "int4": the output matrix rounded as well */
     int smooth_quant; /* 1: w8a8, the linears and their inputs in int8; not with weight_only */
     int per_token; /* w8a8: 1: activations by the maximum of each token; 0: by calibrated ranges */
     int per_channel;  /* w8a8: 1: a scale for each output channel; 0: for each piece */
@@ -45,9 +45,19 @@ uint64_t rt_weight_bytes(const rt_weight *w); /* codes, scales and zeros: what a
 /* Errors: those of qnt_load; Q_EARG for an unknown weight_only; Q_ENOMEM. */
 q_status rt_model_open(rt_model **out, const fmt_src *src, rt_backend *be, const rt_model_opts *o,
                        q_err *err);
-/* One layer of the source as layer 0 of a model of one layer, without embedding and head: for
- * rt_layer_forward. */
-q_status rt_model_open_layer(rt_model **out, const fmt_src *src, rt_backend *be, int64_t layer,
+/* A layer in host memory, on its way to a device. */
+typedef struct rt_layer_data {
+    qnt_tensor w[FMT_ROLES]; /* the quantizable roles, as stored */
+    float *v[FMT_ROLES];     /* norms; NULL: the family has none */
+} rt_layer_data;
+
+/* Reads one layer.  No backend is touched: any thread may read while another one computes.
+ * Errors: those of qnt_load. */
+q_status rt_layer_read(rt_layer_data *d, const fmt_src *src, int64_t layer, q_err *err);
+void rt_layer_data_free(rt_layer_data *d);
+/* What was read as layer 0 of a model of one layer, without embedding and head: for
+ * rt_layer_forward.  *d is left empty. */
+q_status rt_model_open_layer(rt_model **out, const fmt_model *m, rt_backend *be, rt_layer_data *d,
                              q_err *err);
 void rt_model_close(rt_model *m);
 

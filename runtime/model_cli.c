@@ -34,16 +34,15 @@ static const struct argp_option model_options[] = {
     { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
-    { "head", KEY_HEAD, "TYPE", 0, "Round the output matrix as well: int8 or int4 (default: as stored)",
-      0 },
+    { "head", KEY_HEAD, "TYPE", 0,
+      "Round the output matrix as well: int8 or int4 (default: as stored)", 0 },
     { "use-smooth-quant", KEY_SMOOTH, 0, 0,
       "W8A8: the int8 weights of qwen-convert --smoothquant, and int8 activations", 0 },
     { "per-token", KEY_PER_TOKEN, 0, 0,
       "... activations by the maximum of each token (default: by the calibrated range)", 0 },
     { "per-channel", KEY_PER_CHANNEL, 0, 0,
       "... weights by a scale for each output channel (default: for each matrix); with both, a "
-      "model "
-      "that was not smoothed runs too",
+      "model that was not smoothed runs too",
       0 },
     { "kv-cache", KEY_KV, "TYPE", 0,
       "Element type of the KV cache: f32 (default on a CPU), f16 (on a GPU), or int8 after "

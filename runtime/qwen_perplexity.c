@@ -192,10 +192,10 @@ static q_status show(const opts *o, const text *t, const rt_session *s, const ca
         Q_TRY(fmt_json_new(&v, err));
         Q_TRY(cal_ppl_json(v, &about, r, err));
     }
+    Q_TRY(o->cli.json ? fmt_json_print(&out, v, 0, err) : cal_ppl_text(&out, &about, r, err));
+    puts(out.data); /* first: a report that cannot be written does not cost the result */
     if (o->report)
         Q_TRY(cal_ppl_compare(o->report, v, o->compare, err));
-    Q_TRY(o->cli.json ? fmt_json_print(&out, v, 0, err) : cal_ppl_text(&out, &about, r, err));
-    puts(out.data);
 out:
     fmt_json_free(v);
     q_buf_free(&out);
@@ -211,7 +211,7 @@ static q_status run(opts *o, q_err *err)
     cal_ppl_result r;
 
     if (o->report)
-        Q_TRY(cal_ppl_compare_check(o->report, err));
+        Q_TRY(cal_ppl_compare_check(o->report, o->compare, err));
     o->session.threads = o->cli.threads;
     base_opts = o->session;
     base_opts.path = o->base;

@@ -4,7 +4,7 @@
 
 #include "calibrate/eval_rouge.h"
 #include "formats/base/q_file.h"
-#include "formats/json.h"
+#include "formats/json_cli.h"
 #include "runtime/model_cli.h"
 
 typedef struct opts {
@@ -121,7 +121,6 @@ static q_status print_json(const cal_rouge_result *r, q_err *err)
     q_status st = Q_OK;
     const ds_rouge_mean *m = &r->mean;
     fmt_json *out = NULL, *part = NULL;
-    q_buf text = { 0 };
 
     Q_TRY(fmt_json_new(&out, err));
     for (int t = 0; t < DS_ROUGE_TYPES; t++)
@@ -140,11 +139,9 @@ static q_status print_json(const cal_rouge_result *r, q_err *err)
         Q_TRY(fmt_json_put_real(part, "mid", 100 * m->mid.v[t][DS_F], err));
         Q_TRY(fmt_json_put_real(part, "high", 100 * m->high.v[t][DS_F], err));
     }
-    Q_TRY(fmt_json_print(&text, out, 0, err));
-    puts(text.data);
+    Q_TRY(fmt_json_cli_line(out, err));
 out:
     fmt_json_free(out);
-    q_buf_free(&text);
     return st;
 }
 

@@ -11,13 +11,20 @@ static int64_t pages_for(size_t tokens)
     return ((int64_t)tokens + RT_PAGE - 1) / RT_PAGE;
 }
 
+static int count_running(const rt_engine *e)
+{
+    int n = 0;
+
+    for (const rt_seq *s = e->first; s; s = s->next)
+        n += s->page[0] >= 0 && !s->done;
+    return n;
+}
+
 /* In order of arrival: a long sequence at the head is not overtaken, so it cannot starve. */
 static void admit(rt_engine *e)
 {
-    int running = 0;
+    int running = count_running(e);
 
-    for (rt_seq *s = e->first; s; s = s->next)
-        running += s->page[0] >= 0 && !s->done;
     for (rt_seq *s = e->first; s; s = s->next) {
         if (s->done || s->page[0] >= 0)
             continue;
@@ -29,7 +36,8 @@ static void admit(rt_engine *e)
     }
 }
 
-static void put_slice(rt_engine *e, rt_seq *s, int64_t n)
+/* coming: tokens behind ids that the device knows and the host does not. */
+static void put_slice(rt_engine *e, rt_seq *s, int64_t n, size_t coming)
 {
     rt_batch *b = &e->host;
     const fmt_model *m = &e->m->desc;
@@ -40,9 +48,9 @@ static void put_slice(rt_engine *e, rt_seq *s, int64_t n)
 
     *p = (rt_slice){ .s = s, .row0 = row0, .n = n, .pos0 = pos0 };
     p->want0 = from <= pos0 ? row0 : from < pos0 + n ? row0 + (from - pos0) : row0 + n;
-    p->sample = s->n_done + (size_t)n == s->ids.n && s->ids.n < s->limit;
+    p->sample = s->n_done + (size_t)n == s->ids.n + coming && s->ids.n + coming < s->limit;
     for (int64_t t = 0; t < n; t++) {
-        b->tok[row0 + t] = s->ids.v[pos0 + t];
+        b->tok[row0 + t] = (size_t)(pos0 + t) < s->ids.n ? s->ids.v[pos0 + t] : 0;
         b->pos[row0 + t] = (int32_t)(pos0 + t);
         b->seq[row0 + t] = i;
         b->q_scale[row0 + t] = rt_logn_factor(m, pos0 + t);
@@ -57,14 +65,19 @@ static void put_slice(rt_engine *e, rt_seq *s, int64_t n)
     e->has_prompt |= s->n_done < s->n_prompt;
 }
 
+static void empty_batch(rt_engine *e)
+{
+    e->host.n_tok = e->host.n_seq = 0;
+    e->host.q_start[0] = 0;
+    e->n_slice = 0;
+    e->has_prompt = 0;
+}
+
 void rt_sched_fill(rt_engine *e)
 {
     rt_batch *b = &e->host;
 
-    b->n_tok = b->n_seq = 0;
-    b->q_start[0] = 0;
-    e->n_slice = 0;
-    e->has_prompt = 0;
+    empty_batch(e);
     admit(e);
     for (int prompts = 0; prompts < 2; prompts++)
         for (rt_seq *s = e->first; s; s = s->next) {
@@ -74,6 +87,30 @@ void rt_sched_fill(rt_engine *e)
                 continue;
             assert(left > 0);
             if ((s->n_done < s->n_prompt) == prompts)
-                put_slice(e, s, left < room ? left : room);
+                put_slice(e, s, left < room ? left : room, 0);
         }
+}
+
+int rt_sched_follow(rt_engine *e)
+{
+    const int running = count_running(e);
+
+    for (int i = 0; i < e->n_flying; i++) {
+        const rt_seq *s = e->flying[i].s;
+
+        if (!s || s->done || s->ids.n + 1 == s->limit)
+            return 0;
+    }
+    if (running != e->n_flying)
+        return 0;
+    for (const rt_seq *s = e->first; s; s = s->next)
+        if (!s->done && s->page[0] < 0) { /* the first that waits */
+            if (running < e->o.max_seqs && e->pool.n_free >= s->n_page)
+                return 0;
+            break;
+        }
+    empty_batch(e);
+    for (int i = 0; i < e->n_flying; i++)
+        put_slice(e, e->flying[i].s, 1, 1);
+    return 1;
 }

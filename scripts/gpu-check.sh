@@ -62,7 +62,7 @@ if ! ldconfig -p | grep -q libcublasLt; then
     [ -z "$lt" ] || export LD_LIBRARY_PATH=${lt%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
 export QWENKIT_SHARED=$shared
-for t in test_cuda test_cuda_w8a8 test_cuda_kv8 test_step test_ops test_attn test_vectors; do
+for t in test_cuda test_w8a8_linear test_kv8 test_step test_ops test_attn test_vectors; do
     [ -x "$tests/$t" ] && step $t "$tests/$t"
 done
 export QWENKIT_TEST_DEVICE=cuda QWENKIT_LONG=1
@@ -70,7 +70,7 @@ for t in test_golden test_families; do
     [ -x "$tests/$t" ] && step $t "$tests/$t"
 done
 if [ $sanitize = 1 ]; then
-    for t in test_cuda test_cuda_w8a8 test_cuda_kv8 test_step test_ops test_attn; do
+    for t in test_cuda test_w8a8_linear test_kv8 test_step test_ops test_attn; do
         step "memcheck $t" compute-sanitizer --error-exitcode 9 "$tests/$t"
     done
 fi

@@ -32,6 +32,7 @@ typedef struct opts {
     uint64_t shard_bytes;
     const char *tokenizer, *config_file, *out;
     int force, hollow;
+    int64_t group; /* of a GPTQ checkpoint; 0: none */
     q_buf config;  /* text of config.json */
     fmt_model m;   /* what it says */
     long long eos; /* first special id */
@@ -44,25 +45,61 @@ static rnd_kind kind_of(const fmt_role_row *r, int bias)
     return bias ? RND_BIAS : r->cols == FMT_D_ONE ? RND_NORM : RND_MATRIX;
 }
 
+static rnd_tensor *name_tensor(rnd_tensor *t, const fmt_name_row *names, int piece, int64_t layer,
+                               const char *suffix)
+{
+    fmt_name_make(t->name, sizeof t->name, names->tensor[piece], layer, suffix);
+    return t;
+}
+
+/* What a GPTQ file has in place of a weight [N, K] of int4: their number. */
+static size_t packed_tensors(rnd_tensor *t, const fmt_name_row *names, int piece, int64_t layer,
+                             int64_t N, int64_t K, int64_t group)
+{
+    const int64_t G = (K + group - 1) / group;
+    const struct {
+        const char *suffix;
+        rnd_tensor t;
+    } all[] = { { ".qweight", { "", RND_CODES, FMT_I32, 2, { K / 8, N } } },
+                { ".qzeros", { "", RND_ZEROS, FMT_I32, 2, { G, N / 8 } } },
+                { ".scales", { "", RND_SCALE, FMT_F16, 2, { G, N } } },
+                { ".g_idx", { "", RND_GROUPS, FMT_I32, 1, { K, 1 } } } };
+    const size_t n = sizeof all / sizeof all[0];
+
+    for (size_t i = 0; i < n; i++) {
+        t[i] = all[i].t;
+        name_tensor(&t[i], names, piece, layer, all[i].suffix);
+    }
+    return n;
+}
+
 /* The tensors of one role in one layer; their number. */
-static size_t role_tensors(rnd_tensor *t, const fmt_name_row *names, int64_t layer,
-                           const fmt_model *m)
+static size_t role_tensors(rnd_tensor *t, const fmt_name_row *names, int64_t layer, const opts *o)
 {
     const fmt_role_row *r = fmt_role_get(names->role);
     size_t n = 0;
 
-    for (int p = 0; p < FMT_MAX_PIECES && names->tensor[p]; p++)
-        for (int bias = 0; bias <= names->bias; bias++, n++) {
+    for (int p = 0; p < FMT_MAX_PIECES && names->tensor[p]; p++) {
+        const int64_t cols = fmt_dim_size(r->cols, &o->m);
+        const int64_t rows =
+            names->tensor[1] ? fmt_dim_size(r->piece[p].rows, &o->m) : fmt_role_rows(r, &o->m);
+
+        for (int bias = 0; bias <= names->bias; bias++) {
             rnd_tensor *x = &t[n];
 
-            fmt_name_make(x->name, sizeof x->name, names->tensor[p], layer,
-                          bias ? ".bias" : ".weight");
+            if (o->group && r->quant && !bias) {
+                n += packed_tensors(x, names, p, layer, rows, cols, o->group);
+                continue;
+            }
+            name_tensor(x, names, p, layer, bias ? ".bias" : ".weight");
             x->kind = kind_of(r, bias);
+            x->dtype = o->dtype;
             x->ndim = bias || r->cols == FMT_D_ONE ? 1 : 2;
-            x->shape[0] =
-                names->tensor[1] ? fmt_dim_size(r->piece[p].rows, m) : fmt_role_rows(r, m);
-            x->shape[1] = x->ndim == 1 ? 1 : fmt_dim_size(r->cols, m);
+            x->shape[0] = rows;
+            x->shape[1] = x->ndim == 1 ? 1 : cols;
+            n++;
         }
+    }
     return n;
 }
 
@@ -71,7 +108,7 @@ static q_status list_tensors(rnd_tensor **tensors, size_t *n, const opts *o, q_e
 {
     const fmt_family *f = o->m.family;
     rnd_tensor *t =
-        q_calloc(2 * FMT_MAX_PIECES * FMT_MAX_NAMES * (size_t)(o->m.layers + 1), sizeof *t);
+        q_calloc(5 * FMT_MAX_PIECES * FMT_MAX_NAMES * (size_t)(o->m.layers + 1), sizeof *t);
     size_t k = 0;
 
     if (!t)
@@ -82,7 +119,7 @@ static q_status list_tensors(rnd_tensor **tensors, size_t *n, const opts *o, q_e
 
             if (fmt_role_get(names->role)->per_layer == (layer >= 0) &&
                 !(names->role == FMT_LM_HEAD && o->m.tied))
-                k += role_tensors(t + k, names, layer < 0 ? 0 : layer, &o->m);
+                k += role_tensors(t + k, names, layer < 0 ? 0 : layer, o);
         }
     *tensors = t;
     *n = k;
@@ -110,7 +147,7 @@ static q_status make_config(opts *o, q_err *err)
     if (o->config_file)
         Q_TRY(q_file_slurp(&o->config, o->config_file, CONFIG_MAX, err));
     else
-        Q_TRY(rnd_config_text(&o->config, o->family, &o->s, o->dtype, err));
+        Q_TRY(rnd_config_text(&o->config, o->family, &o->s, o->dtype, o->group, err));
     Q_TRY(fmt_json_parse(&doc, o->config.data, o->config.size, name, err));
     Q_TRY(fmt_model_parse(&o->m, doc, name, err));
 out:
@@ -174,8 +211,8 @@ static q_status declare_all(fmt_hf_writer *w, const opts *o, const rnd_tensor *t
     for (size_t i = 0; i < n; i++) {
         const rnd_tensor *t = &tensors[i];
 
-        Q_TRY(fmt_hf_declare(w, t->name, o->dtype, t->ndim, t->shape, err));
-        Q_TRY(fmt_st_size(&bytes, t->name, o->dtype, t->ndim, t->shape, err));
+        Q_TRY(fmt_hf_declare(w, t->name, t->dtype, t->ndim, t->shape, err));
+        Q_TRY(fmt_st_size(&bytes, t->name, t->dtype, t->ndim, t->shape, err));
         *total += bytes;
     }
     Q_TRY(q_disk_free(o->out, &room, err));
@@ -209,7 +246,7 @@ static q_status run(opts *o, q_err *err)
     if (o->hollow)
         Q_TRY(fmt_hf_write(w, NULL, (size_t)total, err));
     else
-        Q_TRY(rnd_write(w, &(rnd_opts){ o->dtype, o->cli.seed, &o->cli.log }, tensors, n, err));
+        Q_TRY(rnd_write(w, &(rnd_opts){ o->cli.seed, o->group, &o->cli.log }, tensors, n, err));
     Q_TRY(fmt_hf_commit(w, err));
     if (o->cli.json)
         printf("{\"tensors\": %zu, \"bytes\": %llu, \"seconds\": %.3f}\n", n,
@@ -225,7 +262,7 @@ out:
     return st;
 }
 
-enum { KEY_FAMILY = 1, KEY_PRESET, KEY_CONFIG, KEY_SHARD, KEY_TOK, KEY_HOLLOW, KEY_SIZE };
+enum { KEY_FAMILY = 1, KEY_PRESET, KEY_CONFIG, KEY_SHARD, KEY_TOK, KEY_HOLLOW, KEY_GPTQ, KEY_SIZE };
 
 /* sizes given as numbers, by key KEY_SIZE + row */
 static const struct {
@@ -263,6 +300,8 @@ static const struct argp_option options[] = {
     { "ffn", KEY_SIZE + 5, "N", 0, "Width of one MLP branch", 2 },
     { "vocab", KEY_SIZE + 6, "N", 0, "Rows of the embedding", 2 },
     { "dtype", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 3 },
+    { "gptq", KEY_GPTQ, "GROUP", 0,
+      "Linears as int4 in groups of GROUP columns, the way GPTQ checkpoints hold them", 3 },
     { "shard-size", KEY_SHARD, "SIZE", 0, "Largest shard (default 4GiB)", 3 },
     { "tokenizer", KEY_TOK, "FILE", 0, "Copied in as " TOKENIZER, 3 },
     { "hollow", KEY_HOLLOW, 0, 0,
@@ -298,6 +337,8 @@ static void finish(opts *o, const struct argp_state *state)
 
     if (!o->out)
         argp_error(state, "--output is missing");
+    if (o->group && (o->config_file || o->hollow))
+        argp_error(state, "--gptq goes with neither --config nor --hollow");
     if (o->config_file)
         return;
     if (o->preset) {
@@ -318,6 +359,8 @@ static void finish(opts *o, const struct argp_state *state)
     for (size_t i = 0; i < N_SIZES; i++)
         if (!*size_at(&s, i))
             argp_error(state, "%s is missing, and no --preset gives it", sizes[i].option);
+    if (o->group && (s.hid % 8 || s.ffn % 8 || s.n_kv * s.hd % 8 || s.n_head * s.hd % 8))
+        argp_error(state, "--gptq: widths must be multiples of 8, the codes of a word");
     o->s = s;
 }
 
@@ -346,6 +389,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_HOLLOW:
         o->hollow = 1;
+        return 0;
+    case KEY_GPTQ:
+        o->group = q_cli_int(state, "--gptq", arg, 8, 1 << 20);
         return 0;
     case 't':
         if (!fmt_dtype_from_name(arg, &o->dtype) || !fmt_dtype_is_float(o->dtype))

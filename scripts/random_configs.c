@@ -156,11 +156,21 @@ int rnd_family_known(const char *family)
 }
 
 q_status rnd_config_text(q_buf *out, const char *family, const rnd_shape *s, fmt_dtype dtype,
-                         q_err *err)
+                         int64_t group, q_err *err)
 {
     q_status st = Q_OK;
 
     Q_TRY(q_buf_puts(out, "{\n", err));
+    if (group)
+        Q_TRY(q_buf_printf(out, err,
+                           "  \"quantization_config\": {\n"
+                           "    \"quant_method\": \"gptq\",\n"
+                           "    \"bits\": 4,\n"
+                           "    \"group_size\": %lld,\n"
+                           "    \"desc_act\": false,\n"
+                           "    \"sym\": true\n"
+                           "  },\n",
+                           (long long)group));
     for (size_t i = 0; i < N_WRITERS; i++)
         if (strcmp(writers[i].family, family) == 0)
             Q_TRY(writers[i].write(out, s, err));

@@ -21,9 +21,10 @@
 
 static const struct {
     double mean, sd;
-} values[RND_KINDS] = {
-    [RND_MATRIX] = { 0, 0.02 }, [RND_NORM] = { 1, 0.05 }, [RND_BIAS] = { 0, 0.01 }
-};
+} values[RND_FLOATS] = { [RND_MATRIX] = { 0, 0.02 },
+                         [RND_NORM] = { 1, 0.05 },
+                         [RND_BIAS] = { 0, 0.01 },
+                         [RND_SCALE] = { 0.0043, 0.0004 } }; /* codes deviate by 4.6 */
 
 static inline uint64_t mix(uint64_t z) /* the finalizer of SplitMix64 */
 {
@@ -84,38 +85,59 @@ static void fill32(float *dst, const float *table, uint64_t key, uint64_t from, 
         dst[i] = table[(draw(key, (from + i) / 4) >> 16 * (i % 4)) % TABLE];
 }
 
+static void fill_words(uint32_t *dst, rnd_kind kind, uint64_t key, int64_t group, uint64_t from,
+                       size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = kind == RND_CODES   ? (uint32_t)draw(key, from + i)
+                 : kind == RND_ZEROS ? 0x77777777u
+                                     : (uint32_t)((from + i) / (uint64_t)group);
+}
+
 /* Two pieces in turn: one thread hands the full one to the writer, all make the next. */
 typedef struct belt {
     fmt_hf_writer *w;
     q_progress *progress;
-    size_t bytes; /* of an element */
     void *full, *next;
-    size_t n_full; /* elements */
+    size_t full_bytes;
 } belt;
 
-static q_status turn(belt *t, const void *table, uint64_t key, uint64_t from, size_t n, q_err *err)
+/* What a piece is made of. */
+typedef struct piece {
+    rnd_kind kind;
+    const void *table; /* of the kinds that have one */
+    size_t bytes;      /* of an element */
+    uint64_t key, from;
+    size_t n;
+    int64_t group;
+} piece;
+
+static q_status turn(belt *t, const piece *p, q_err *err)
 {
     q_status st = Q_OK;
     void *made = t->next;
+    const size_t n = p->n;
 
-#pragma omp parallel if (t->n_full + n > BLOCK)
+#pragma omp parallel if (t->full_bytes + n > BLOCK)
     {
 #pragma omp master
-        st = fmt_hf_write(t->w, t->full, t->n_full * t->bytes, err);
+        st = fmt_hf_write(t->w, t->full, t->full_bytes, err);
 #pragma omp for schedule(dynamic)
         for (size_t b = 0; b < n; b += BLOCK) {
             const size_t m = n - b < BLOCK ? n - b : BLOCK;
 
-            if (t->bytes == 2)
-                fill16((uint16_t *)made + b, table, key, from + b, m);
+            if (p->kind >= RND_FLOATS)
+                fill_words((uint32_t *)made + b, p->kind, p->key, p->group, p->from + b, m);
+            else if (p->bytes == 2)
+                fill16((uint16_t *)made + b, p->table, p->key, p->from + b, m);
             else
-                fill32((float *)made + b, table, key, from + b, m);
+                fill32((float *)made + b, p->table, p->key, p->from + b, m);
         }
     }
-    q_progress_add(t->progress, t->n_full * t->bytes);
+    q_progress_add(t->progress, t->full_bytes);
     t->next = t->full;
     t->full = made;
-    t->n_full = n;
+    t->full_bytes = n * p->bytes;
     return st;
 }
 
@@ -123,28 +145,33 @@ q_status rnd_write(fmt_hf_writer *w, const rnd_opts *o, const rnd_tensor *tensor
                    q_err *err)
 {
     q_status st = Q_OK;
-    const size_t bytes = fmt_dtype_bytes(o->dtype);
     uint64_t total = 0;
-    belt t = { .w = w, .bytes = bytes, .full = q_malloc(PIECE * bytes) };
-    char *table = q_malloc(RND_KINDS * TABLE * bytes);
+    belt t = { .w = w, .full = q_malloc(PIECE * sizeof(float)) };
+    float *table = q_malloc(TABLE * sizeof *table);
+    piece p = { .group = o->group, .table = table };
 
-    t.next = q_malloc(PIECE * bytes);
+    t.next = q_malloc(PIECE * sizeof(float));
     for (size_t i = 0; i < n_tensors; i++)
-        total += (uint64_t)(tensors[i].shape[0] * tensors[i].shape[1]) * bytes;
+        total += (uint64_t)(tensors[i].shape[0] * tensors[i].shape[1]) *
+                 fmt_dtype_bytes(tensors[i].dtype);
     t.progress = q_progress_open(o->log, "writing", total, "B");
     if (!t.full || !t.next || !table)
-        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", 2 * PIECE * bytes);
-    for (int k = 0; k < RND_KINDS; k++)
-        make_table(table + (size_t)k * TABLE * bytes, (rnd_kind)k, o->dtype);
+        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", 2 * PIECE * sizeof(float));
     for (size_t i = 0; i < n_tensors; i++) {
-        const void *of_kind = table + (size_t)tensors[i].kind * TABLE * bytes;
-        const uint64_t key = mix(o->seed ^ mix(i + 1));
         const size_t n = (size_t)(tensors[i].shape[0] * tensors[i].shape[1]);
 
-        for (size_t from = 0; from < n; from += PIECE)
-            Q_TRY(turn(&t, of_kind, key, from, n - from < PIECE ? n - from : PIECE, err));
+        p.kind = tensors[i].kind;
+        p.bytes = fmt_dtype_bytes(tensors[i].dtype);
+        p.key = mix(o->seed ^ mix(i + 1));
+        if (p.kind < RND_FLOATS && (i == 0 || p.kind != tensors[i - 1].kind))
+            make_table(table, p.kind, tensors[i].dtype);
+        for (p.from = 0; p.from < n; p.from += PIECE) {
+            p.n = n - p.from < PIECE ? n - p.from : PIECE;
+            Q_TRY(turn(&t, &p, err));
+        }
     }
-    Q_TRY(turn(&t, table, 0, 0, 0, err)); /* the last one */
+    p.n = 0;
+    Q_TRY(turn(&t, &p, err)); /* the last one */
 out:
     q_free(t.full);
     q_free(t.next);

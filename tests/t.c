@@ -93,6 +93,16 @@ const char *t_tmpdir(void)
     return tmpdir;
 }
 
+const char *t_tmp(const char *name)
+{
+    static char buf[64][256];
+    static int turn;
+    char *p = buf[turn++ & 63];
+
+    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
+    return p;
+}
+
 double t_max_abs_diff(const float *a, const float *b, size_t n)
 {
     double max = 0;

@@ -34,9 +34,10 @@ int t_main(int argc, char **argv, const t_case *cases);
 void t_fail(const char *file, int line, const char *fmt, ...) Q_PRINTF(3, 4);
 void t_skip(const char *fmt, ...) Q_PRINTF(1, 2);
 const char *t_shared(
-    const char *path);      /* static buffer per call, four in turn; skips when absent */
-int t_long(void);           /* 1: every test runs, however long it takes */
-const char *t_tmpdir(void); /* private directory of this process, removed at the end */
+    const char *path);               /* static buffer per call, four in turn; skips when absent */
+int t_long(void);                    /* 1: every test runs, however long it takes */
+const char *t_tmpdir(void);          /* private directory of this process, removed at the end */
+const char *t_tmp(const char *name); /* a path in it; 64 in turn */
 double t_max_abs_diff(const float *a, const float *b, size_t n);
 /* float32 .npy of ndim dimensions; data is malloc'ed; fails the test on anything else */
 float *t_npy_f32(const char *path, int64_t *shape, int ndim);

@@ -16,6 +16,7 @@
 #include "formats/base/q_file.h"
 #include "formats/base/q_half.h"
 #include "formats/hf_dir.h"
+#include "quant/load.h"
 #include "tests/t.h"
 
 enum { PK_GPTQ, PK_GPTQ_V2, PK_AWQ, PK_CT };
@@ -415,6 +416,25 @@ static inline void pk_write(const char *dir, const pk_opts *o)
     }
     T_OK(fmt_hf_commit(w, &err), err);
     fmt_hf_writer_close(w);
+}
+
+/* Opens it and loads every linear. */
+static inline q_status pk_load_all(const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_src *s = NULL;
+    qnt_tensor t = { 0 };
+
+    Q_TRY(fmt_src_open(&s, path, err));
+    for (int64_t l = 0; l < PK_LAYERS; l++)
+        for (int r = 0; r < FMT_ROLES; r++)
+            if (fmt_role_get((fmt_role)r)->quant) {
+                Q_TRY(qnt_load(&t, s, (fmt_role)r, l, &(qnt_load_opts){ 0 }, err));
+                qnt_tensor_free(&t);
+            }
+out:
+    fmt_src_close(s);
+    return st;
 }
 
 #endif

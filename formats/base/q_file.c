@@ -242,7 +242,7 @@ out:
     return st;
 }
 
-q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err *err)
+static q_status write_at(const q_out *o, const void *p, size_t n, uint64_t offset, q_err *err)
 {
     const char *s = p;
 
@@ -266,7 +266,7 @@ q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err)
     q_status st = Q_OK;
 
     if (p)
-        Q_TRY(q_out_pwrite(o, p, n, o->pos, err));
+        Q_TRY(write_at(o, p, n, o->pos, err));
     else if (ftruncate(o->fd, (off_t)(o->pos + n)) != 0)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: hole to byte %llu", o->path,
                      (unsigned long long)(o->pos + n));
@@ -275,8 +275,23 @@ out:
     return st;
 }
 
-/* dir part of path, "." when there is none; owned by the caller */
-static char *dir_of(const char *path)
+q_status q_out_read_back(const q_out *o, q_file **out, q_err *err)
+{
+    q_status st = Q_OK;
+    char *path = q_strdup(o->path);
+    int fd;
+
+    if (!path)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", o->path);
+    if ((fd = fcntl(o->fd, F_DUPFD_CLOEXEC, 0)) < 0)
+        Q_FAIL_ERRNO(err, Q_EIO, "%s: dup", o->tmp);
+    return file_from_fd(out, fd, path, err);
+out:
+    q_free(path);
+    return st;
+}
+
+char *q_path_dir(const char *path)
 {
     const char *slash = strrchr(path, '/');
 
@@ -292,7 +307,7 @@ q_status q_rename_synced(const char *from, const char *to, q_err *err)
 
     if (rename(from, to) != 0)
         Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", to);
-    if (!(dir = dir_of(to)))
+    if (!(dir = q_path_dir(to)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", to);
     Q_TRY(q_dir_sync(dir, err));
 out:
@@ -427,7 +442,7 @@ q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err)
     if (!p)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     while (!q_path_exists(p)) {
-        char *up = dir_of(p);
+        char *up = q_path_dir(p);
 
         q_free(p);
         if (!(p = up))

@@ -45,7 +45,8 @@ q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
  * Errors: Q_ECREATE (exists and !force, or cannot be created). */
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err);
 q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err); /* p NULL: a hole of zeros */
-q_status q_out_pwrite(q_out *o, const void *p, size_t n, uint64_t offset, q_err *err);
+/* What was written so far, as a file to read; it stays readable after commit and close. */
+q_status q_out_read_back(const q_out *o, q_file **out, q_err *err);
 q_status q_out_commit(q_out *o,
                       q_err *err); /* after it the file is there, and only close is allowed */
 void q_out_close(q_out *o);
@@ -61,6 +62,8 @@ q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err); /* nearest 
 int q_path_exists(const char *path);
 int q_path_is_dir(const char *path);
 int q_path_same(const char *a, const char *b); /* same device and inode, not the same string */
+/* The directory part of path, "." when there is none; owned by the caller; NULL when no memory. */
+char *q_path_dir(const char *path);
 char *q_path_join(const char *dir, const char *name); /* owned by the caller; NULL when no memory */
 int q_name_is_plain(const char *name); /* 1: one path component, not "", "." or ".." */
 

@@ -17,7 +17,7 @@
 
 #include "formats/base/q_mem.h"
 #include "quant/linalg.h"
-#include "runtime/cpu/cpu.h"
+#include "runtime/cpu/group.h"
 
 #define HUGE ((size_t)2 << 20)
 /* Blocks of this size and more ask for huge pages: a decode step walks through all weights, and
@@ -144,6 +144,28 @@ static q_status sync_cpu(rt_backend *be, q_err *err)
     return Q_OK;
 }
 
+/* Scales, zeros and order of columns go into the panels. */
+static q_status prep_groups(cpu_be *c, qnt_tensor *src, rt_weight *w, q_err *err)
+{
+    q_status st = Q_OK;
+    rt_weight made = *w;
+
+    Q_TRY(cpu_group_pack(&made, src, c->threads, err));
+    Q_TRY(cpu_codes_reserve(&c->codes, cpu_group_code_bytes(&made), err));
+    q_free(src->codes);
+    q_free(src->scale);
+    q_free(src->zero);
+    q_free(src->g_idx);
+    src->scale = NULL;
+    made.group_bytes = sizeof(uint32_t); /* cpu_group_head */
+    *w = made;
+    made = (rt_weight){ 0 };
+out:
+    free(made.data);
+    q_free(made.g_idx);
+    return st;
+}
+
 static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err *err)
 {
     q_status st = Q_OK;
@@ -159,7 +181,9 @@ static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err 
                    (long long)src->N, (long long)src->K, (double)src->x_scale);
         Q_TRY(cpu_codes_reserve(&c->codes, src->K, err));
     }
-    if (cpu_in_panels(c->isa, src->scheme)) {
+    if (src->scheme->grouped) {
+        Q_TRY(prep_groups(c, src, &w, err));
+    } else if (cpu_in_panels(c->isa, src->scheme)) {
         Q_TRY(cpu_panel_pack(&w, src, c->threads, err));
         q_free(src->codes);
     } else {
@@ -168,9 +192,6 @@ static q_status prep_cpu(rt_backend *be, qnt_tensor *src, rt_weight *dst, q_err 
     }
     w.scale = src->scale;
     w.bias = src->bias;
-    w.zero = src->zero;
-    w.g_idx = src->g_idx;
-    w.group = src->group;
     *src = (qnt_tensor){ 0 };
     *dst = w;
 out:
@@ -194,6 +215,7 @@ static void unprep_cpu(rt_backend *be, rt_weight *w)
         .copy = copy_cpu, .sync = sync_cpu, .prep = prep_cpu, .unprep = unprep_cpu,                \
         .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear,                          \
         .qkv_rope_store = cpu_qkv_rope_store, .attention = cpu_attention, .pick = cpu_pick,        \
+        .keys = cpu_keys,                                                                          \
     }
 
 const rt_backend_ops cpu_ref_backend = CPU_OPS("cpu-ref", open_ref);

@@ -61,10 +61,11 @@ static inline void *cpu_scratch(const cpu_be *c) /* of the calling thread */
  *                     the first in the low nibble, as in the canonical order
  *   w8a8              [panels][ceil(K / 4)][16] words of 32 bits: 4 successive codes of a row, each
  *                     plus 128 (the dot products of bytes take one operand without sign)
+ *   w4g w8g           group.h
  *
  * Missing rows of the last panel and missing codes of the last word are the code of zero.
  * rt_weight keeps N, K and, in row_bytes, the bytes of a panel.  "cpu-ref", and a scheme without
- * such a kernel, keep the canonical rows; w8a8 has a kernel everywhere. */
+ * such a kernel, keep the canonical rows; w8a8, w4g and w8g have kernels everywhere. */
 #define CPU_PANEL 16
 
 static inline int64_t cpu_round_up(int64_t n, int64_t to)
@@ -118,12 +119,14 @@ cpu_panel_fn cpu_panel_f32_avx512, cpu_panel_f16_avx512, cpu_panel_bf16_avx512, 
     cpu_panel_w4_avx512;
 
 int cpu_in_panels(cpu_isa isa, const qnt_scheme *s); /* 0: weights stay in canonical rows */
-int cpu_in_codes(const qnt_scheme *s);               /* 1: activations become codes: w8a8 */
+int cpu_in_codes(const qnt_scheme *s); /* 1: activations become codes by token: w8a8 */
 
 /* ---- w8a8 ---------------------------------------------------------------------------------- */
 
 #define CPU_CODES_M     512                /* tokens quantized at a time */
 #define CPU_CODES_BYTES ((int64_t)8 << 20) /* and at most so many bytes of codes */
+/* Elements to quantize below which one thread does it all: some 10 us, as CPU_ALONE. */
+#define CPU_CODES_ALONE ((int64_t)1 << 16)
 #define CPU_DOT_MAX_K   ((int64_t)1 << 20)
 /* Elements whose sum of products fits in 32 bits: 255 * 128 * 65536 < 2^31. */
 #define CPU_DOT_K      65536
@@ -139,10 +142,12 @@ typedef struct cpu_codes {
     int32_t sum[CPU_CODES_M]; /* of the codes of a row */
 } cpu_codes;
 
-/* In quant_rows.c.  reserve: for weights with this K; tokens: how many fit. */
+/* In quant_rows.c.  K: columns, or bytes of a row of codes.  reserve: for weights with this K;
+ * tokens: how many fit; ld: distance of rows. */
 q_status cpu_codes_reserve(cpu_codes **c, int64_t K, q_err *err);
 void cpu_codes_free(cpu_codes *c);
 int64_t cpu_codes_tokens(int64_t K);
+int64_t cpu_codes_ld(int64_t K);
 /* x [m, K] into codes.  x_scale 0: per token, amax = max(1e-6, max |x|), code = round_even(x * (127
  * / amax)), scale = amax / 127; else code = round_even(x / x_scale), saturated to -128 .. 127. A
  * row with a NaN or an infinity gets codes 0 and scale NaN, so that its products are NaN. */
@@ -165,6 +170,8 @@ typedef struct cpu_dot {
 } cpu_dot;
 
 typedef void cpu_dot_fn(const cpu_dot *a);
+typedef struct cpu_group cpu_group; /* group.h */
+typedef void cpu_group_fn(const cpu_group *a);
 
 cpu_dot_fn cpu_dot_ref, cpu_dot_avx2, cpu_dot_vnni;
 
@@ -182,9 +189,10 @@ typedef struct cpu_job {
     int m;
     float *out, *tmp;
     cpu_panel_fn *panel;
-    const struct cpu_codes *codes; /* of w8a8, in place of x: these tokens are its rows t0 on */
+    const struct cpu_codes *codes; /* w8a8, w4g, w8g, for x: these tokens are its rows t0 on */
     int64_t t0;
     cpu_dot_fn *dot;
+    cpu_group_fn *group; /* of w4g and w8g, whose tokens are codes as well */
 } cpu_job;
 
 /* dequantized weights, and a tile of x */
@@ -260,6 +268,7 @@ q_status cpu_embed(rt_backend *be, const rt_embed_args *a, q_err *err);
 q_status cpu_rmsnorm(rt_backend *be, const rt_rmsnorm_args *a, q_err *err);
 q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err);
 q_status cpu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_err *err);
+q_status cpu_keys(rt_backend *be, const rt_keys_args *a, q_err *err);
 q_status cpu_attention(rt_backend *be, const rt_attn_args *a, q_err *err);
 q_status cpu_pick(rt_backend *be, const rt_pick_args *a, q_err *err);
 

@@ -9,7 +9,7 @@
  * this many tokens.  The last rows take anything. */
 #include <string.h>
 
-#include "runtime/cpu/cpu.h"
+#include "runtime/cpu/group.h"
 #include "runtime/cpu/cpu_math.h"
 
 typedef struct linear_row {
@@ -17,8 +17,9 @@ typedef struct linear_row {
     int64_t m_max;      /* tokens */
     cpu_isa isa;        /* this level or a higher one */
     cpu_job_fn *mul;
-    cpu_panel_fn *panel; /* of cpu_mul_panels and cpu_mul_grouped */
+    cpu_panel_fn *panel; /* of cpu_mul_panels */
     cpu_dot_fn *dot;     /* of cpu_mul_dots: the same, and activations become codes */
+    cpu_group_fn *group; /* of cpu_mul_grouped: likewise */
 } linear_row;
 
 #define ANY INT64_MAX
@@ -37,10 +38,12 @@ static const linear_row rows[] = {
     { "bf16", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_bf16_avx2 },
     { "w8", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w8_avx2 },
     { "w4", ANY, CPU_AVX2, cpu_mul_panels, cpu_panel_w4_avx2 },
-    { "w4g", ANY, CPU_AVX512, cpu_mul_grouped, cpu_panel_f32_avx512 },
-    { "w8g", ANY, CPU_AVX512, cpu_mul_grouped, cpu_panel_f32_avx512 },
-    { "w4g", ANY, CPU_AVX2, cpu_mul_grouped, cpu_panel_f32_avx2 },
-    { "w8g", ANY, CPU_AVX2, cpu_mul_grouped, cpu_panel_f32_avx2 },
+    { "w4g", ANY, CPU_VNNI, cpu_mul_grouped, NULL, NULL, cpu_group4_vnni },
+    { "w8g", ANY, CPU_VNNI, cpu_mul_grouped, NULL, NULL, cpu_group8_vnni },
+    { "w4g", ANY, CPU_AVX2, cpu_mul_grouped, NULL, NULL, cpu_group4_avx2 },
+    { "w8g", ANY, CPU_AVX2, cpu_mul_grouped, NULL, NULL, cpu_group8_avx2 },
+    { "w4g", ANY, CPU_REF, cpu_mul_grouped, NULL, NULL, cpu_group4_ref },
+    { "w8g", ANY, CPU_REF, cpu_mul_grouped, NULL, NULL, cpu_group8_ref },
     { NULL, CPU_TILE_M, CPU_REF, cpu_mul_rows },
     { NULL, ANY, CPU_REF, cpu_mul_gemm },
 };
@@ -56,7 +59,7 @@ static const linear_row *row_of(cpu_isa isa, const qnt_scheme *s, int64_t n_tok)
 
 static int in_panels(const linear_row *r)
 {
-    return r->mul == cpu_mul_panels || r->mul == cpu_mul_dots;
+    return r->mul != cpu_mul_rows && r->mul != cpu_mul_gemm;
 }
 
 int cpu_in_panels(cpu_isa isa, const qnt_scheme *s)
@@ -126,7 +129,8 @@ static void piece(const cpu_be *c, const rt_linear_args *a, const linear_row *ro
                     .panel = row->panel,
                     .codes = c->codes,
                     .t0 = t0,
-                    .dot = row->dot };
+                    .dot = row->dot,
+                    .group = row->group };
     const float *g = product(row, job, n0, n), *u = NULL;
 
     if (a->epi == RT_EPI_SILU_MUL) {
@@ -182,7 +186,7 @@ static void in_codes(const cpu_be *c, const rt_linear_args *a, const linear_row 
 {
     const rt_weight *w = a->w;
     const int64_t ldy = a->epi == RT_EPI_SILU_MUL ? w->N / 2 : w->N;
-    const int64_t step = cpu_codes_tokens(w->K);
+    const int64_t step = cpu_codes_tokens(row->group ? cpu_group_code_bytes(w) : w->K);
 
     for (int64_t t = 0; t < a->n_tok; t += step) {
         rt_linear_args part = *a;
@@ -190,7 +194,10 @@ static void in_codes(const cpu_be *c, const rt_linear_args *a, const linear_row 
         part.n_tok = a->n_tok - t < step ? a->n_tok - t : step;
         part.x = (const float *)a->x + t * w->K;
         part.y = (float *)a->y + t * ldy;
-        cpu_codes_make(c->codes, part.x, (int)part.n_tok, w->K, w->x_scale, c->threads);
+        if (row->group)
+            cpu_group_codes(c->codes, w, part.x, (int)part.n_tok, c->threads);
+        else
+            cpu_codes_make(c->codes, part.x, (int)part.n_tok, w->K, w->x_scale, c->threads);
         all_pieces(c, &part, row);
     }
 }
@@ -203,7 +210,7 @@ q_status cpu_linear(rt_backend *be, const rt_linear_args *a, q_err *err)
     if (a->epi == RT_EPI_SILU_MUL && a->w->N % 2 != 0)
         return q_fail(err, Q_ESHAPE, "linear: %lld rows have no gate and up half",
                       (long long)a->w->N);
-    if (row->dot)
+    if (row->dot || row->group)
         in_codes(c, a, row);
     else
         all_pieces(c, a, row);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "formats/base/q_mem.h"
-#include "runtime/cpu/cpu.h"
+#include "runtime/cpu/group.h"
 
 /* What moves when rows become panels: an element, or a word of several codes. */
 typedef struct unit {
@@ -96,6 +96,10 @@ void cpu_panel_row(float *dst, const rt_weight *w, int64_t row)
     char codes[STRETCH * 4];
     const qnt_row r = { .codes = codes, .scale = w->scale ? w->scale + row : NULL };
 
+    if (w->scheme->grouped) {
+        cpu_group_row(dst, w, row);
+        return;
+    }
     for (int64_t k = 0; k < w->K; k += STRETCH) {
         const int64_t n = w->K - k < STRETCH ? w->K - k : STRETCH;
 

@@ -107,3 +107,19 @@ q_status cpu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_err *err)
         one_token(a, t);
     return Q_OK;
 }
+
+q_status cpu_keys(rt_backend *be, const rt_keys_args *a, q_err *err)
+{
+    const rt_batch *b = a->b;
+    const size_t head = (size_t)a->hd * sizeof *a->y;
+
+    if (a->kv->format->dtype != FMT_F32)
+        return q_fail(err, Q_EUNSUPPORTED, "keys of a cache of type %s: wanted f32",
+                      a->kv->format->name);
+#pragma omp parallel for num_threads(cpu_of(be)->threads) schedule(static) if (b->n_tok > 4)
+    for (int t = 0; t < b->n_tok; t++)
+        for (int64_t h = 0; h < a->n_kv; h++)
+            memcpy(a->y + (t * a->n_kv + h) * a->hd,
+                   cpu_kv_at(a->kv, b, a->layer, 0, b->seq[t], h, b->pos[t]), head);
+    return Q_OK;
+}

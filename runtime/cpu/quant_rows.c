@@ -21,17 +21,15 @@
 
 #define AMAX_MIN 1e-6f
 #define LINE     64
-/* Elements below which one thread does it all: some 10 us, as CPU_ALONE. */
-#define ALONE ((int64_t)1 << 16)
 
-static int64_t ld_of(int64_t K)
+int64_t cpu_codes_ld(int64_t K)
 {
     return (cpu_round_up(K, LINE) / LINE | 1) * LINE;
 }
 
 int64_t cpu_codes_tokens(int64_t K)
 {
-    const int64_t fit = CPU_CODES_BYTES / ld_of(K);
+    const int64_t fit = CPU_CODES_BYTES / cpu_codes_ld(K);
 
     return fit < CPU_CODES_M ? fit : CPU_CODES_M;
 }
@@ -46,13 +44,13 @@ q_status cpu_codes_reserve(cpu_codes **c, int64_t K, q_err *err)
     if (K > CPU_DOT_MAX_K)
         return q_fail(err, Q_ESHAPE, "w8a8: %lld columns, at most %lld", (long long)K,
                       (long long)CPU_DOT_MAX_K);
-    bytes = (size_t)(ld_of(K) * cpu_codes_tokens(K));
+    bytes = (size_t)(cpu_codes_ld(K) * cpu_codes_tokens(K));
     if (!*c && !(*c = q_calloc(1, sizeof **c)))
-        return q_fail(err, Q_ENOMEM, "w8a8: no memory for activations");
+        return q_fail(err, Q_ENOMEM, "cpu: no memory for the codes of activations");
     if (bytes <= (*c)->bytes)
         return Q_OK;
     if (!(q = cpu_block_alloc(bytes)))
-        return q_fail(err, Q_ENOMEM, "w8a8: no memory for %zu bytes of activations", bytes);
+        return q_fail(err, Q_ENOMEM, "cpu: no memory for %zu bytes of codes of activations", bytes);
     free((*c)->q); /* scratch: nothing in it outlives a call */
     (*c)->q = q;
     (*c)->bytes = bytes;
@@ -113,8 +111,9 @@ static void one_row(cpu_codes *c, int row, const float *x, int64_t K, float x_sc
 
 void cpu_codes_make(cpu_codes *c, const float *x, int m, int64_t K, float x_scale, int threads)
 {
-    c->ld = ld_of(K);
-#pragma omp parallel for num_threads(threads) schedule(static) if (m > 1 && m * K >= ALONE)
+    c->ld = cpu_codes_ld(K);
+#pragma omp parallel for num_threads(threads)                                                      \
+    schedule(static) if (m > 1 && m * K >= CPU_CODES_ALONE)
     for (int t = 0; t < m; t++)
         one_row(c, t, x + t * K, K, x_scale);
 }

@@ -8,6 +8,29 @@
  * et al. 2023). */
 #include "runtime/cuda/attn_merge.cuh"
 
+/* The warps' states of n rows to shared memory: [ATTN_WARPS][ATTN_FEW][ATTN_STATE]. */
+template <int HDP>
+static __device__ __forceinline__ void keep_warps(const attn_state<HDP> &x, float *shared, int n)
+{
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float *row = shared + (warp * ATTN_FEW + lane / 4 + 8 * h) * ATTN_STATE(HDP);
+
+        if (lane / 4 + 8 * h >= n)
+            continue;
+#pragma unroll
+        for (int d = 0; d < HDP / 8; d++)
+            *(float2 *)(row + 8 * d + lane % 4 * 2) = make_float2(x.o[d][2 * h], x.o[d][2 * h + 1]);
+        if (lane % 4 == 0) {
+            row[HDP] = x.max[h];
+            row[HDP + 1] = x.sum[h];
+        }
+    }
+    __syncthreads();
+}
+
 template <int HDP, int KV>
 static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_decode(const attn_args a)
 {
@@ -20,8 +43,9 @@ static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_decode(const attn
         return;
     }
     attend_pages<HDP, KV, 1>(x, a, r.w, shared, r.from, r.to);
-    keep_warps<HDP, 0>(x, (float *)shared, r.w.n);
-    finish_run<HDP>(a, r, (const float *)shared);
+    keep_warps<HDP>(x, (float *)shared, r.w.n);
+    store<HDP>(a, r.w, (const float *)shared, ATTN_FEW * ATTN_STATE(HDP), r.part, r.n == 1);
+    finish_run(a, r);
 }
 
 template <int HDP, int KV> static q_status launch(const cu_be *c, const attn_args *a, q_err *err)
@@ -29,7 +53,8 @@ template <int HDP, int KV> static q_status launch(const cu_be *c, const attn_arg
     q_status st = Q_OK;
     const size_t shared = ATTN_SHARED(HDP, ATTN_FEW);
 
-    static_assert(sizeof(float) * ATTN_WARPS * ATTN_FEW * (HDP + 2) <= ATTN_SHARED(HDP, ATTN_FEW),
+    static_assert(sizeof(float) * ATTN_WARPS * ATTN_FEW * ATTN_STATE(HDP) <=
+                      ATTN_SHARED(HDP, ATTN_FEW),
                   "the merge uses the memory of the tiles");
     CU_TRY(cudaFuncSetAttribute((attn_decode<HDP, KV>), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 (int)shared));

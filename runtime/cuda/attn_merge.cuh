@@ -8,97 +8,92 @@
 /* A block's share: pages from .. to - 1 of a sequence and kv head, split `split` of n. */
 typedef struct attn_run {
     attn_rows w;
-    float *part;   /* [n][ATTN_FEW][PART] of the sequence and head */
+    float *all;    /* [n][ATTN_FEW][PART] of the sequence and head */
+    float *part;   /* of this split */
     int32_t *left; /* counts the splits that are done */
     int split, n, from, to;
 } attn_run;
 
-#define PART (CU_MAX_HD + 2) /* floats of a row: values, then maximum and sum */
+#define PART            (CU_MAX_HD + 4) /* floats of a row: values, then maximum and sum */
+#define ATTN_STATE(hdp) ((hdp) + 4)     /* the same of a warp */
+#define MERGED          (GLOBAL ? 8 : ATTN_WARPS) /* states whose loads overlap */
 
-/* The warps' states of n rows to shared memory: 16 rows each of values, maximum and sum, all f32.
- * TURNED: column c of values d is element c HDP / 8 + d of the head, else 8 d + c. */
-template <int HDP, int TURNED>
-static __device__ __forceinline__ void keep_warps(const attn_state<HDP> &x, float *shared, int n)
-{
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, ld = HDP + 2;
-
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float *row = shared + (warp * ATTN_FEW + lane / 4 + 8 * h) * ld;
-
-        if (lane / 4 + 8 * h >= n)
-            continue;
-#pragma unroll
-        for (int d = 0; d < HDP / 8; d++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int c = lane % 4 * 2 + e;
-
-                row[TURNED ? c * (HDP / 8) + d : 8 * d + c] = x.o[d][2 * h + e];
-            }
-        if (lane % 4 == 0) {
-            row[HDP] = x.max[h];
-            row[HDP + 1] = x.sum[h];
-        }
-    }
-    __syncthreads();
-}
-
-/* what another block wrote is read past L1 */
-template <int GLOBAL> static __device__ __forceinline__ float state_at(const float *p)
-{
-    return GLOBAL ? __ldcg(p) : *p;
-}
-
-/* Element d of the merge of n states `stride` floats apart, not yet divided; *max and *sum of all.
- */
+/* Four elements from d on of the merge of n states `stride` floats apart, not yet divided; *max and
+ * *sum of all.  at: where maximum and sum stand.  GLOBAL: another block wrote them, past L1. */
 template <int GLOBAL>
-static __device__ __forceinline__ float merge(const float *v, int stride, int n, int d, int at,
-                                              float *max, float *sum)
+static __device__ __forceinline__ float4 merge(const float *v, int stride, int n, int d, int at,
+                                               float *max, float *sum)
 {
-    float o = 0, most = -INFINITY, total = 0;
+    float4 o = make_float4(0, 0, 0, 0), e[MERGED];
+    float most = -INFINITY, total = 0;
+    float2 m[MERGED];
 
     /* one pass that rescales: the loads do not depend on each other and overlap */
-#pragma unroll 16
-    for (int i = 0; i < n; i++) {
-        const float m = state_at<GLOBAL>(v + i * stride + at);
-        const float l = state_at<GLOBAL>(v + i * stride + at + 1);
-        const float e = state_at<GLOBAL>(v + i * stride + d);
-        const float next = fmaxf(most, m);
-        const float base = next == -INFINITY ? 0 : next;
-        const float f = exp2f(most - base), g = exp2f(m - base);
+    for (int i0 = 0; i0 < n; i0 += MERGED) {
+#pragma unroll
+        for (int i = 0; i < MERGED; i++) {
+            const float2 *p = (const float2 *)(v + (i0 + i) * stride + at);
+            const float4 *u = (const float4 *)(v + (i0 + i) * stride + d);
 
-        o = o * f + e * g;
-        total = total * f + l * g;
-        most = next;
+            m[i] = make_float2(-INFINITY, 0);
+            e[i] = make_float4(0, 0, 0, 0);
+            if (i0 + i < n) {
+                m[i] = GLOBAL ? __ldcg(p) : *p;
+                e[i] = GLOBAL ? __ldcg(u) : *u;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < MERGED; i++) {
+            const float next = fmaxf(most, m[i].x), base = next == -INFINITY ? 0 : next;
+            const float f = exp2f(most - base), g = exp2f(m[i].x - base);
+
+            o.x = o.x * f + e[i].x * g;
+            o.y = o.y * f + e[i].y * g;
+            o.z = o.z * f + e[i].z * g;
+            o.w = o.w * f + e[i].w * g;
+            total = total * f + m[i].y * g;
+            most = next;
+        }
     }
     *max = most;
     *sum = total;
     return o;
 }
 
-/* The warps' states of each row, into y when this block has all pages, else as a part. */
+static __device__ __forceinline__ void store_four(__half *y, const float4 &o, float sum,
+                                                  float scale)
+{
+    __align__(8) __half v[4];
+
+    v[0] = cu_half(o.x / sum * scale);
+    v[1] = cu_half(o.y / sum * scale);
+    v[2] = cu_half(o.z / sum * scale);
+    v[3] = cu_half(o.w / sum * scale);
+    *(uint2 *)y = *(const uint2 *)v;
+}
+
+/* The warps' states of each row, `stride` floats from warp to warp, into y when this block has all
+ * pages, else as a part. */
 template <int HDP>
 static __device__ __forceinline__ void store(const attn_args &a, const attn_rows &w,
-                                             const float *merged, float *part, int whole)
+                                             const float *states, int stride, float *part,
+                                             int whole)
 {
-    const int hd = (int)a.kv.hd;
+    const int per = (int)a.kv.hd / 4;
 
-    for (int i = (int)threadIdx.x; i < w.n * hd; i += 32 * ATTN_WARPS) {
-        const int r = i / hd, d = i % hd;
+    for (int i = (int)threadIdx.x; i < w.n * per; i += 32 * ATTN_WARPS) {
+        const int r = i / per, d = i % per * 4;
         float max, sum;
-        const float o =
-            merge<0>(merged + r * (HDP + 2), ATTN_FEW * (HDP + 2), ATTN_WARPS, d, HDP, &max, &sum);
+        const float4 o =
+            merge<0>(states + r * ATTN_STATE(HDP), stride, ATTN_WARPS, d, HDP, &max, &sum);
 
         if (whole) {
-            a.y[row_at(a, w, r) + d] = cu_half(o / sum * value_scale(a, w.head));
+            store_four(a.y + row_at(a, w, r) + d, o, sum, value_scale(a, w.head));
             continue;
         }
-        part[r * PART + d] = o;
-        if (d == 0) {
-            part[r * PART + CU_MAX_HD] = max;
-            part[r * PART + CU_MAX_HD + 1] = sum;
-        }
+        *(float4 *)(part + (w.first + r) * PART + d) = o;
+        if (d == 0)
+            *(float2 *)(part + (w.first + r) * PART + CU_MAX_HD) = make_float2(max, sum);
     }
 }
 
@@ -106,14 +101,14 @@ static __device__ __forceinline__ void store(const attn_args &a, const attn_rows
 static __device__ void merge_splits(const attn_args &a, const attn_rows &w, const float *part,
                                     int n)
 {
-    const int hd = (int)a.kv.hd;
+    const int per = (int)a.kv.hd / 4;
 
-    for (int i = (int)threadIdx.x; i < w.n * hd; i += 32 * ATTN_WARPS) {
-        const int r = i / hd, d = i % hd;
+    for (int i = (int)threadIdx.x; i < w.n * per; i += 32 * ATTN_WARPS) {
+        const int r = i / per, d = i % per * 4;
         float max, sum;
-        const float o = merge<1>(part + r * PART, ATTN_FEW * PART, n, d, CU_MAX_HD, &max, &sum);
+        const float4 o = merge<1>(part + r * PART, ATTN_FEW * PART, n, d, CU_MAX_HD, &max, &sum);
 
-        a.y[row_at(a, w, r) + d] = cu_half(o / sum * value_scale(a, w.head));
+        store_four(a.y + row_at(a, w, r) + d, o, sum, value_scale(a, w.head));
     }
 }
 
@@ -134,37 +129,41 @@ static __device__ __forceinline__ int find_run(const attn_args &a, attn_run *r)
         return 0;
     unit = w->seq * (int)a.kv.n_kv + w->head;
     pages = (w->len + RT_PAGE - 1) / RT_PAGE;
-    run = (pages + a.splits - 1) / a.splits; /* pages of a block */
+    /* pages of a block; few of them only as long as adding up the parts does not take longer */
+    run = max((pages + a.splits - 1) / a.splits, min((pages + 15) / 16, 4));
     r->split = (int)blockIdx.z;
     r->n = (pages + run - 1) / run; /* blocks that have any */
     r->from = r->split * run;
     r->to = min(r->from + run, pages);
-    r->part = a.part + (int64_t)unit * a.splits * ATTN_FEW * PART;
+    r->all = a.part + (int64_t)unit * a.splits * ATTN_FEW * PART;
+    r->part = r->all + (int64_t)r->split * ATTN_FEW * PART;
     r->left = &a.arrived[unit];
     return r->split < r->n;
 }
 
-/* The states that keep_warps left: into y, or as a part; the last block adds the parts up. */
-template <int HDP>
-static __device__ __forceinline__ void finish_run(const attn_args &a, const attn_run &r,
-                                                  const float *kept)
+/* After store: the last block adds the parts of all rows up. */
+static __device__ __forceinline__ void finish_run(const attn_args &a, const attn_run &r)
 {
     __shared__ int last;
 
-    store<HDP>(a, r.w, kept, r.part + (int64_t)r.split * ATTN_FEW * PART, r.n == 1);
     if (r.n == 1)
         return;
-    __threadfence(); /* what was written above is seen before the count */
     __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(r.left, 1) == r.n - 1;
+    if (threadIdx.x == 0) { /* all that the block wrote is seen before the count */
+        int32_t before;
+
+        asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "l"(r.left)
+                     : "memory");
+        last = before == r.n - 1;
+        if (last)
+            *r.left = 0; /* for the next call */
+    }
     __syncthreads();
     if (!last)
         return;
-    __threadfence();
-    if (threadIdx.x == 0)
-        *r.left = 0; /* for the next call */
-    merge_splits(a, r.w, r.part, r.n);
+    merge_splits(a, r.w, r.all, r.n);
 }
 
 #endif

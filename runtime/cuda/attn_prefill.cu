@@ -134,8 +134,8 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.scale = 1.44269504f / sqrtf((float)m->hd);
     x.n_seq = b->n_seq;
     x.group = (int)group;
-    /* three blocks fit an SM: one round of them, or, for many heads, several */
-    x.splits = (int)((heads <= c->sms ? 3 * c->sms : CU_UNITS) / heads);
+    /* three blocks fit an SM, four of int8: one round of them, or, for many heads, several */
+    x.splits = (int)((heads <= c->sms ? (kv == ATTN_I8 ? 4 : 3) * c->sms : CU_UNITS) / heads);
     x.splits = x.splits < 1 ? 1 : x.splits;
     if (group <= ATTN_FEW)
         Q_TRY(kv == ATTN_I8 ? cu_attn_decode_i8(c, &x, err) : cu_attn_decode(c, &x, kv, err));

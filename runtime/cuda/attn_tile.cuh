@@ -18,6 +18,7 @@
 #ifndef ATTN_TILE_CUH
 #define ATTN_TILE_CUH
 
+#include "runtime/cuda/cu_codes.cuh"
 #include "runtime/cuda/cu_kv.cuh"
 
 #define ATTN_WARPS 4
@@ -92,16 +93,6 @@ template <int LEFT> static __device__ __forceinline__ void copy_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
-/* 4 codes -> halves of codes 0, 1 (lo) and 2, 3 (hi): 0x64 above a byte makes 1024 + it */
-static __device__ __forceinline__ void decode_i8(uint32_t v, uint32_t *lo, uint32_t *hi)
-{
-    const __half2 bias = cu_as_half2(0x64806480u); /* 1152: the sign bit is turned around as well */
-
-    v ^= 0x80808080u;
-    *lo = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4140)), bias));
-    *hi = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4342)), bias));
-}
-
 /* The codes of a page on their way: a thread's 8 at a time, in registers while the tile before is
  * computed, then as halves in shared memory. */
 template <int HDP> struct codes_page {
@@ -130,8 +121,8 @@ static __device__ __forceinline__ void put_page(__half *to, const codes_page<HDP
         const int at = (int)threadIdx.x + 32 * ATTN_WARPS * i;
         uint4 h;
 
-        decode_i8(c.v[i].x, &h.x, &h.y);
-        decode_i8(c.v[i].y, &h.z, &h.w);
+        cu_decode_i8(c.v[i].x, &h.x, &h.y);
+        cu_decode_i8(c.v[i].y, &h.z, &h.w);
         *(uint4 *)(to + at / c.per_row * (HDP + 8) + at % c.per_row * 8) = h;
     }
 }

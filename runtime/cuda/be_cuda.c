@@ -1,8 +1,9 @@
 /* The CUDA backend: opening, memory, copies, graphs.
  *
  * Everything runs on one stream.  copy to the device returns when the host array may be reused,
- * which for pageable memory is what cudaMemcpyAsync does; copy to the host needs a sync before the
- * array is read.  All scratch is made when the backend opens: about 100 MiB.
+ * which for pageable memory is what cudaMemcpyAsync does; copy to the host, and any copy of memory
+ * of host_alloc, needs a sync before the array is used.  All scratch is made when the backend
+ * opens: about 200 MiB.
  *
  * A graph is what a step enqueued, captured once and replayed as one launch.  The first call of a
  * step runs plainly, because the first launch of a kernel loads its code, which must not happen
@@ -30,6 +31,24 @@ q_status cu_fail(q_err *err, cudaError_t e, const char *what)
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
+/* Room for one more entry of the table of blocks. */
+static q_status reserve_block(cu_be *c, q_err *err)
+{
+    const size_t cap = c->cap ? 2 * c->cap : 64;
+    cu_block *v = NULL;
+
+    if (c->live < c->cap)
+        return Q_OK;
+    if (!(v = q_calloc(cap, sizeof *v)))
+        return q_fail(err, Q_ENOMEM, "cuda: no memory to count blocks");
+    if (c->live)
+        memcpy(v, c->block, c->live * sizeof *v);
+    q_free(c->block);
+    c->block = v;
+    c->cap = cap;
+    return Q_OK;
+}
+
 q_status cu_alloc(rt_backend *be, size_t bytes, void **out, q_err *err)
 {
     q_status st = Q_OK;
@@ -38,6 +57,12 @@ q_status cu_alloc(rt_backend *be, size_t bytes, void **out, q_err *err)
     void *p = NULL;
     cudaError_t e = cudaErrorMemoryAllocation;
 
+    if (be->max_bytes && be->used + bytes > be->max_bytes)
+        Q_FAIL(err, Q_ENOMEM,
+               "cuda: %zu bytes more than the %llu in use pass the budget of %llu: allow more with "
+               "--max-vram",
+               bytes, (unsigned long long)be->used, (unsigned long long)be->max_bytes);
+    Q_TRY(reserve_block(c, err));
     if (be->n_alloc != 1)
         e = cudaMalloc(&p, bytes ? bytes : 1);
     if (e == cudaErrorMemoryAllocation) {
@@ -49,7 +74,9 @@ q_status cu_alloc(rt_backend *be, size_t bytes, void **out, q_err *err)
     CU_TRY(e);
     if (be->n_alloc > 1)
         be->n_alloc--;
-    c->live++;
+    c->block[c->live++] = (cu_block){ p, bytes };
+    be->used += bytes;
+    be->peak = be->used > be->peak ? be->used : be->peak;
     *out = p;
 out:
     return st;
@@ -57,21 +84,46 @@ out:
 
 void cu_free(rt_backend *be, void *p)
 {
+    cu_be *c = cu_of(be);
+    size_t i;
+
     if (!p)
         return;
-    (void)cudaFree(p); /* waits for the kernels that use it */
-    cu_of(be)->live--;
+    i = c->live;
+    (void)cudaFree(p);           /* waits for the kernels that use it */
+    while (c->block[--i].p != p) /* what is freed is mostly what came last */
+        assert(i > 0);
+    be->used -= c->block[i].bytes;
+    c->block[i] = c->block[--c->live];
+}
+
+static q_status host_alloc_cuda(rt_backend *be, size_t bytes, void **out, q_err *err)
+{
+    (void)be;
+    if (cudaMallocHost(out, bytes ? bytes : 1) == cudaSuccess)
+        return Q_OK;
+    (void)cudaGetLastError();
+    return q_fail(err, Q_ENOMEM, "cuda: no memory for %zu bytes that the device reads by itself",
+                  bytes);
+}
+
+static void host_free_cuda(rt_backend *be, void *p)
+{
+    (void)be;
+    if (p)
+        (void)cudaFreeHost(p);
 }
 
 static q_status copy_cuda(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
                           q_err *err)
 {
     q_status st = Q_OK;
-    const enum cudaMemcpyKind kind =
-        dir == RT_TO_DEVICE ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+    static const enum cudaMemcpyKind kinds[] = { [RT_TO_DEVICE] = cudaMemcpyHostToDevice,
+                                                 [RT_TO_HOST] = cudaMemcpyDeviceToHost,
+                                                 [RT_ON_DEVICE] = cudaMemcpyDeviceToDevice };
 
     if (bytes > 0)
-        CU_TRY(cudaMemcpyAsync(dst, src, bytes, kind, cu_of(be)->stream));
+        CU_TRY(cudaMemcpyAsync(dst, src, bytes, kinds[dir], cu_of(be)->stream));
 out:
     return st;
 }
@@ -81,6 +133,25 @@ static q_status sync_cuda(rt_backend *be, q_err *err)
     q_status st = Q_OK;
 
     CU_TRY(cudaStreamSynchronize(cu_of(be)->stream));
+out:
+    return st;
+}
+
+static q_status mark_cuda(rt_backend *be, int slot, q_err *err)
+{
+    q_status st = Q_OK;
+    cu_be *c = cu_of(be);
+
+    CU_TRY(cudaEventRecord(c->mark[slot], c->stream));
+out:
+    return st;
+}
+
+static q_status wait_cuda(rt_backend *be, int slot, q_err *err)
+{
+    q_status st = Q_OK;
+
+    CU_TRY(cudaEventSynchronize(cu_of(be)->mark[slot]));
 out:
     return st;
 }
@@ -191,7 +262,7 @@ static q_status make_scratch(rt_backend *be, q_err *err)
     c->field = p;
     MAKE(tile, CU_TILE)
     MAKE(workspace, CU_WORKSPACE)
-    MAKE(part, sizeof(float) * CU_UNITS * CU_UNIT_ROWS * (CU_MAX_HD + 2))
+    MAKE(part, sizeof(float) * CU_UNITS * CU_UNIT_ROWS * (CU_MAX_HD + 4))
     MAKE(arrived, sizeof(int32_t) * CU_UNITS)
     MAKE(barrier, 2 * sizeof(uint32_t))
     MAKE(seen, seen)
@@ -226,8 +297,13 @@ static void close_cuda(rt_backend *be)
         cu_free(be, all[i]);
     q_free(c->hist_host);
     q_free(c->pick_host);
+    cu_strips_free(be);
     assert(c->live == 0); /* everything else was given back before */
+    q_free(c->block);
     cu_lt_close(c->lt);
+    for (int i = 0; i < 2; i++)
+        if (c->mark[i])
+            (void)cudaEventDestroy(c->mark[i]);
     if (c->stream)
         (void)cudaStreamDestroy(c->stream);
     q_free(c);
@@ -248,6 +324,8 @@ static q_status open_cuda(rt_backend *be, q_err *err)
     /* a step ends with a wait of microseconds: spinning wakes up at once */
     (void)cudaSetDeviceFlags(cudaDeviceScheduleSpin);
     CU_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    for (int i = 0; i < 2; i++)
+        CU_TRY(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming));
     Q_TRY(cu_lt_open(&c->lt, version, sizeof version, err));
     Q_TRY(make_scratch(be, err));
     CU_TRY(cudaStreamSynchronize(c->stream));
@@ -334,6 +412,8 @@ const rt_backend_ops cuda_backend = {
     .free = cu_free,
     .copy = copy_cuda,
     .sync = sync_cuda,
+    .host_alloc = host_alloc_cuda,
+    .host_free = host_free_cuda,
     .prep = cu_prep,
     .unprep = cu_unprep,
     .embed = cu_embed,
@@ -342,9 +422,15 @@ const rt_backend_ops cuda_backend = {
     .qkv_rope_store = cu_qkv_rope_store,
     .attention = cu_attention,
     .pick = cu_pick,
+    .keys = cu_keys,
+    .math = cu_math_open,
+    .weight_get = cu_weight_get,
+    .weight_set = cu_weight_set,
     .layers = cu_layers,
     .graph = graph_cuda,
     .ungraph = ungraph_cuda,
+    .mark = mark_cuda,
+    .wait = wait_cuda,
     .bandwidth = bandwidth_cuda,
     .free_bytes = free_bytes_cuda,
     .peak = peak_cuda,

@@ -1,4 +1,4 @@
-/* One value to its int8 code: shared by quant_rows.cu, norm.cu and the KV cache. */
+/* Values to int8 codes and back: shared by quant_rows.cu, norm.cu and the KV cache. */
 #ifndef CU_CODES_CUH
 #define CU_CODES_CUH
 
@@ -51,6 +51,23 @@ static __device__ __forceinline__ uint32_t cu_codes4(const cu_coder &c, const fl
     asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(i[3]), "r"(i[2]), "r"(0));
     asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %0;" : "+r"(r) : "r"(i[1]), "r"(i[0]));
     return r;
+}
+
+/* 4 codes -> halves of codes 0, 1 (lo) and 2, 3 (hi): 0x64 above a byte makes 1024 + it */
+static __device__ __forceinline__ void cu_decode_i8(uint32_t v, uint32_t *lo, uint32_t *hi)
+{
+    const __half2 bias = cu_as_half2(0x64806480u); /* 1152: the sign bit is turned around as well */
+
+    v ^= 0x80808080u;
+    *lo = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4140)), bias));
+    *hi = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4342)), bias));
+}
+
+/* Codes of keys r0 and r1 (4 elements each) as pairs: v[e] holds element e of both. */
+static __device__ __forceinline__ void cu_decode_pairs(uint32_t r0, uint32_t r1, uint32_t v[4])
+{
+    cu_decode_i8(__byte_perm(r0, r1, 0x5140), &v[0], &v[1]);
+    cu_decode_i8(__byte_perm(r0, r1, 0x7362), &v[2], &v[3]);
 }
 
 /* Maximum over a block of at most 1024 threads; every thread gets it.  tmp: 33 words. */

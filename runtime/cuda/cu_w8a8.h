@@ -24,10 +24,10 @@ static inline int64_t cu_codes_ld(int64_t K)
     return (K + 127) / 128 * 128;
 }
 
-/* tokens whose codes fit in c->tile, a multiple of the GEMM's tiles where it can be */
+/* tokens whose codes fit in CU_CODES, a multiple of the GEMM's tiles where it can be */
 static inline int64_t cu_codes_tokens(int64_t K)
 {
-    const int64_t fit = (int64_t)CU_TILE / cu_codes_ld(K);
+    const int64_t fit = (int64_t)CU_CODES / cu_codes_ld(K);
 
     return fit < 256 ? fit : fit / 256 * 256;
 }

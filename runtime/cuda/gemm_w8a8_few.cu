@@ -25,17 +25,6 @@ typedef struct few_args {
     int M, epi;
 } few_args;
 
-/* d += a b: 16 x 8 sums of 32 products of bytes; the places are those of cu_mma with 4 bytes for 2
- * halves. */
-static __device__ __forceinline__ void mma_s8(int32_t d[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                              uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-                 "{%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 template <int MT>
 static __device__ __forceinline__ void load_chunk(uint4 w[MT][2], const int8_t *const row[MT][2],
                                                   int at)
@@ -61,8 +50,8 @@ static __device__ __forceinline__ void multiply(int32_t d[MT][NT][4], const uint
     for (int t = 0; t < MT; t++)
 #pragma unroll
         for (int j = 0; j < NT; j++) {
-            mma_s8(d[t][j], w[t][0].x, w[t][1].x, w[t][0].y, w[t][1].y, b[j].x, b[j].y);
-            mma_s8(d[t][j], w[t][0].z, w[t][1].z, w[t][0].w, w[t][1].w, b[j].z, b[j].w);
+            cu_mma_s8(d[t][j], w[t][0].x, w[t][1].x, w[t][0].y, w[t][1].y, b[j].x, b[j].y);
+            cu_mma_s8(d[t][j], w[t][0].z, w[t][1].z, w[t][0].w, w[t][1].w, b[j].z, b[j].w);
         }
 }
 

@@ -1,4 +1,5 @@
-/* y = x W' for 1 .. 64 tokens at the speed of memory: one kernel template for f16, w8 and w4.
+/* y = x W' for 1 .. 64 tokens at the speed of memory: one kernel template for f16, w8, w4 and the
+ * grouped w8g, w4g.
  *
  * Tensor cores do the arithmetic even for one token: the weights are the 16 x 16 operand, tokens
  * the 8 columns of the other, so the work per weight is the same for 1 or 8 tokens and far below
@@ -12,10 +13,14 @@
  *
  *   f16  KC 64   two loads a row        w8  KC 64   one        w4  KC 128  one
  *
- * Each 8 k of a lane feed two products of depth 16.  Codes become halves by bit tricks: a byte
- * below 0x64 is 1024 + u as a half, so code = that - 1152 (w8) or - 1032 (w4); the upper nibble of
- * a pair stands 16 times as high and is brought down by one FMA.  All of these are exact, and the
- * row's scale is applied to the sum.
+ * Each 8 k of a lane feed two products of depth 16.  Codes become halves exactly (cu_weight.cuh),
+ * and the row's scale is applied to the sum.
+ *
+ * Groups: a block brings scales and zeros of its rows into shared memory while its first codes are
+ * on their way, each pair as {scale, 1024 + zero}.  The zero is what decoding subtracts.  Sums are
+ * kept in units of the scale of their last group and brought to the next one's by a factor: sums
+ * of each group beside them would take as many registers again.  A lane's sums belong to the two
+ * rows whose codes it reads.  FINE: groups may end inside a chunk, at multiples of 32.
  *
  * SILU_MUL: rows 0 .. 7 of a tile are gate rows and 8 .. 15 the same up rows, so that a lane ends
  * up with both.  The first chunks are loaded before cu_wait(), and the next ones fetched into L2:
@@ -25,56 +30,64 @@
 #ifndef GEMV_CUH
 #define GEMV_CUH
 
-#include "runtime/cuda/cu_device.cuh"
+#include "runtime/cuda/cu_weight.cuh"
 
 #define GEMV_WARPS 8
 
-/* 4 codes of one row and step -> halves k, k + 1 (lo) and k + 2, k + 3 (hi) */
-static __device__ __forceinline__ void decode_w8(uint32_t v, uint32_t *lo, uint32_t *hi)
-{
-    const __half2 bias = cu_as_half2(0x64806480u); /* 1152 */
-
-    *lo = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4140)), bias));
-    *hi = cu_as_u32(__hsub2(cu_as_half2(__byte_perm(v, 0x64646464u, 0x4342)), bias));
-}
-
-static __device__ __forceinline__ void decode_w4(uint32_t v, uint32_t *lo, uint32_t *hi)
-{
-    const __half2 bias = cu_as_half2(0x64086408u);                                 /* 1032 */
-    const __half2 down = cu_as_half2(0x2c002c00u), off = cu_as_half2(0xd480d480u); /* 1/16, -72 */
-
-    *lo = cu_as_u32(__hsub2(cu_as_half2((v & 0x000f000fu) | 0x64006400u), bias));
-    *hi = cu_as_u32(__hfma2(cu_as_half2((v & 0x00f000f0u) | 0x64006400u), down, off));
-}
-
-template <int S> struct gemv_form; /* chunk, loads of 16 bytes per row and chunk, bits */
-template <> struct gemv_form<CU_F16> {
-    static const int chunk = 64, loads = 2;
-};
-template <> struct gemv_form<CU_W8> {
-    static const int chunk = 64, loads = 1;
-};
-template <> struct gemv_form<CU_W4> {
-    static const int chunk = 128, loads = 1;
+/* chunk, loads of 16 bytes per row and chunk */
+template <int S> struct gemv_form {
+    static const int grouped = S == CU_W4G || S == CU_W8G;
+    static const int bits = S == CU_F16 ? 16 : S == CU_W8 || S == CU_W8G ? 8 : 4;
+    static const int chunk = bits == 4 ? 128 : 64, loads = bits == 16 ? 2 : 1;
 };
 
-static __device__ __forceinline__ uint32_t word_of(const uint4 &v, int i)
+/* the operand of step s of a chunk, for one row; z as its codes want it */
+template <int S>
+static __device__ __forceinline__ void gemv_operand(const uint4 *w, int s, const cu_zero &z,
+                                                    uint32_t *lo, uint32_t *hi)
 {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+    if (gemv_form<S>::bits == 16) {
+        *lo = word_of(w[s / 2], s % 2 * 2);
+        *hi = word_of(w[s / 2], s % 2 * 2 + 1);
+    } else if (gemv_form<S>::bits == 8) {
+        cu_decode8(word_of(w[0], s), z, lo, hi);
+    } else {
+        cu_decode4(word_of(w[0], s / 2) >> (s % 2 * 8), z, lo, hi);
+    }
 }
 
-/* the operand of step s of a chunk, for one row */
+/* the same of schemes without groups */
 template <int S>
 static __device__ __forceinline__ void gemv_operand(const uint4 *w, int s, uint32_t *lo,
                                                     uint32_t *hi)
 {
-    if (S == CU_F16) {
-        *lo = word_of(w[s / 2], s % 2 * 2);
-        *hi = word_of(w[s / 2], s % 2 * 2 + 1);
-    } else if (S == CU_W8) {
-        decode_w8(word_of(w[0], s), lo, hi);
-    } else {
-        decode_w4(word_of(w[0], s / 2) >> (s % 2 * 8), lo, hi);
+    gemv_operand<S>(w, s, cu_zero_middle<gemv_form<S>::bits>(), lo, hi);
+}
+
+/* Scales and zeros of the block's rows to[2 MT][G][8]: slab 2 t + h are the 8 rows of half h of
+ * tile t, which lie together in memory as well (cu.h). */
+template <int MT>
+static __device__ __forceinline__ void gemv_stage(const cu_gemv &a, int64_t tile, uint32_t *to)
+{
+    const int64_t last = (a.N - 1) / 8;
+
+    for (int i = (int)threadIdx.x; i < 2 * MT * a.G; i += 32 * GEMV_WARPS) {
+        const int slab = i / a.G;
+        const int64_t n8 = a.epi == RT_EPI_SILU_MUL ? slab % 2 * (a.N / 16) + tile * MT + slab / 2
+                                                    : tile * 2 * MT + slab;
+        const int64_t at = (n8 < last ? n8 : last) * a.G + i % a.G;
+        const uint4 s = __ldg((const uint4 *)a.scale16 + at);
+        const uint2 z = a.zero ? __ldg((const uint2 *)a.zero + at) : make_uint2(a.middle, a.middle);
+
+#pragma unroll
+        for (int e = 0; e < 4; e++) { /* 2 rows a time: {scale, 0x6400 + zero} */
+            const uint32_t two = word_of(s, e), zz = (e < 2 ? z.x : z.y) >> (e % 2 * 16);
+            const uint32_t lo = two & 0xffff, hi = two >> 16;
+
+            /* sums are divided by scales: the least half stands for a zero */
+            to[8 * i + 2 * e] = (lo & 0x7fff ? lo : 1) | (0x6400u + (zz & 255)) << 16;
+            to[8 * i + 2 * e + 1] = (hi & 0x7fff ? hi : 1) | (0x6400u + (zz >> 8 & 255)) << 16;
+        }
     }
 }
 
@@ -92,14 +105,46 @@ static __device__ __forceinline__ void gemv_load(uint4 w[MT][2][gemv_form<S>::lo
                 w[t][h][i] = cu_load_once(row[t][h] + at + 64 * i);
 }
 
-/* d += a chunk of W times x.  x[j]: this lane's token of column tile j, at the lane's first k of
- * the chunk; left: values of x from there on.  Only the last chunk has to look (TAIL): conditions
- * around loads cost more than the arithmetic. */
-template <int S, int MT, int NT, int TAIL>
-static __device__ __forceinline__ void gemv_step(float d[MT][NT][4],
-                                                 const uint4 w[MT][2][gemv_form<S>::loads],
-                                                 const __half *const x[NT], int at, int left)
+/* What a lane needs to know of groups: {scale, 1024 + zero} of its row of slab i, group g are
+ * at[(i G + g) * 8]. */
+typedef struct gemv_groups {
+    const uint32_t *at;
+    int shift, G;
+} gemv_groups;
+
+/* To the group of column k: its zeros, and sums in units of its scales. */
+template <int MT, int NT>
+static __device__ __forceinline__ void gemv_group(const gemv_groups &g, int k, float d[MT][NT][4],
+                                                  float unit[MT][2], cu_zero zero[MT][2])
 {
+    const int at = min(k >> g.shift, g.G - 1); /* padding behind K is of no group */
+
+#pragma unroll
+    for (int i = 0; i < 2 * MT; i++) {
+        const __half2 v = cu_as_half2(g.at[(i * g.G + at) * 8]);
+        const float scale = __low2float(v), factor = __fdividef(unit[i / 2][i % 2], scale);
+
+        unit[i / 2][i % 2] = scale;
+        zero[i / 2][i % 2] = cu_zero_of(__high2half2(v));
+#pragma unroll
+        for (int j = 0; j < NT; j++) {
+            d[i / 2][j][i % 2 * 2] *= factor;
+            d[i / 2][j][i % 2 * 2 + 1] *= factor;
+        }
+    }
+}
+
+/* d += a chunk of W times x.  x[j]: this lane's token of column tile j, at the lane's first k of
+ * the chunk, which is column `at`; left: values of x from there on.  Only the last chunk has to
+ * look (TAIL): conditions around loads cost more than the arithmetic. */
+template <int S, int MT, int NT, int FINE, int TAIL>
+static __device__ __forceinline__ void gemv_step(float d[MT][NT][4], float unit[MT][2],
+                                                 const uint4 w[MT][2][gemv_form<S>::loads],
+                                                 const __half *const x[NT], const gemv_groups &g,
+                                                 int at, int left)
+{
+    cu_zero zero[MT][2];
+
 #pragma unroll
     for (int i = 0; i < gemv_form<S>::chunk / 32; i++) {
         uint4 b[NT];
@@ -111,14 +156,21 @@ static __device__ __forceinline__ void gemv_step(float d[MT][NT][4],
             else
                 b[j] = *(const uint4 *)(x[j] + at + 32 * i);
         }
+        if (gemv_form<S>::grouped && (FINE || i == 0))
+            gemv_group<MT, NT>(g, at + 32 * i, d, unit, zero);
 #pragma unroll
         for (int s = 0; s < 2; s++)
 #pragma unroll
             for (int t = 0; t < MT; t++) {
                 uint32_t a0, a1, a2, a3;
 
-                gemv_operand<S>(w[t][0], 2 * i + s, &a0, &a2);
-                gemv_operand<S>(w[t][1], 2 * i + s, &a1, &a3);
+                if (gemv_form<S>::grouped) {
+                    gemv_operand<S>(w[t][0], 2 * i + s, zero[t][0], &a0, &a2);
+                    gemv_operand<S>(w[t][1], 2 * i + s, zero[t][1], &a1, &a3);
+                } else {
+                    gemv_operand<S>(w[t][0], 2 * i + s, &a0, &a2);
+                    gemv_operand<S>(w[t][1], 2 * i + s, &a1, &a3);
+                }
 #pragma unroll
                 for (int j = 0; j < NT; j++)
                     cu_mma(d[t][j], a0, a1, a2, a3, word_of(b[j], 2 * s), word_of(b[j], 2 * s + 1));
@@ -160,20 +212,21 @@ static __device__ __forceinline__ void gemv_store(const cu_gemv &a, const float 
 }
 
 /* A: chunks in flight per warp; B: blocks on an SM */
-template <int S, int MT, int NT, int A, int B>
+template <int S, int FINE, int MT, int NT, int A, int B>
 static __global__ void __launch_bounds__(32 * GEMV_WARPS, B) gemv(const cu_gemv a)
 {
     const int kc = gemv_form<S>::chunk, loads = gemv_form<S>::loads;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, g = lane / 4,
               q = lane % 4;
     const int64_t tile = blockIdx.x, half = a.N / 2;
-    const int chunk_bytes = S == CU_F16 ? 2 * kc : S == CU_W8 ? kc : kc / 2;
+    const int chunk_bytes = kc * gemv_form<S>::bits / 8, grouped = gemv_form<S>::grouped;
     const int K = (int)a.K, n_chunks = (K + kc - 1) / kc, whole = K / kc;
-    extern __shared__ float sum[]; /* [GEMV_WARPS][16 MT][8 NT + 1] */
+    extern __shared__ __align__(16) float sum[]; /* [GEMV_WARPS][16 MT][8 NT + 1]; before: groups */
+    const gemv_groups groups = { (const uint32_t *)sum + g, a.shift, a.G };
     const char *row[MT][2];
     const __half *x[NT]; /* columns without a token repeat the last one and are not stored */
     uint4 w[A][MT][2][loads];
-    float d[MT][NT][4];
+    float d[MT][NT][4], unit[MT][2]; /* of the rows' sums; groups change it */
 
 #pragma unroll
     for (int t = 0; t < MT; t++)
@@ -187,6 +240,7 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS, B) gemv(const cu_gemv 
             if (a.epi == RT_EPI_SILU_MUL)
                 n += h * half;
             row[t][h] = (const char *)a.w + n * a.row_bytes + 16 * q;
+            unit[t][h] = 1;
         }
 #pragma unroll
     for (int i = 0; i < A; i++)
@@ -211,7 +265,11 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS, B) gemv(const cu_gemv 
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 d[t][j][i] = 0;
+    if (grouped)
+        gemv_stage<MT>(a, tile, (uint32_t *)sum);
     cu_wait();
+    if (grouped)
+        __syncthreads();
     for (int c0 = warp; c0 < n_chunks; c0 += A * GEMV_WARPS) {
 #pragma unroll
         for (int ahead = 0; ahead < A; ahead++) {
@@ -220,13 +278,16 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS, B) gemv(const cu_gemv 
             if (c >= n_chunks)
                 break;
             if (c < whole)
-                gemv_step<S, MT, NT, 0>(d, w[ahead], x, c * kc, kc);
+                gemv_step<S, MT, NT, FINE, 0>(d, unit, w[ahead], x, groups, c * kc, kc);
             else
-                gemv_step<S, MT, NT, 1>(d, w[ahead], x, c * kc, K - c * kc - 8 * q);
+                gemv_step<S, MT, NT, FINE, 1>(d, unit, w[ahead], x, groups, c * kc,
+                                              K - c * kc - 8 * q);
             if (next < n_chunks)
                 gemv_load<S, MT>(w[ahead], row, next * chunk_bytes);
         }
     }
+    if (grouped) /* sums take the place of the groups */
+        __syncthreads();
 #pragma unroll
     for (int t = 0; t < MT; t++)
 #pragma unroll
@@ -235,50 +296,56 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS, B) gemv(const cu_gemv 
             for (int i = 0; i < 4; i++) {
                 const int r = warp * 16 * MT + 16 * t + 8 * (i / 2) + g;
 
-                sum[r * (8 * NT + 1) + 8 * j + 2 * q + i % 2] = d[t][j][i];
+                sum[r * (8 * NT + 1) + 8 * j + 2 * q + i % 2] =
+                    grouped ? d[t][j][i] * unit[t][i / 2] : d[t][j][i];
             }
     __syncthreads();
     gemv_store<MT, NT>(a, sum, tile);
 }
 
-template <int S, int MT, int NT, int A, int B>
+template <int S, int FINE, int MT, int NT, int A, int B>
 static q_status gemv_launch(const cu_be *c, const cu_gemv *a, q_err *err)
 {
     q_status st = Q_OK;
     const int cols = a->epi == RT_EPI_SILU_MUL ? 8 * MT : 16 * MT;
     const int64_t n = a->epi == RT_EPI_SILU_MUL ? a->N / 2 : a->N;
-    const size_t shared = sizeof(float) * GEMV_WARPS * 16 * MT * (8 * NT + 1);
+    const size_t sums = sizeof(float) * GEMV_WARPS * 16 * MT * (8 * NT + 1);
+    const size_t groups = gemv_form<S>::grouped ? sizeof(uint32_t) * 16 * MT * (size_t)a->G : 0;
+    const size_t shared = sums > groups ? sums : groups;
 
     if (shared > 48 * 1024)
-        CU_TRY(cudaFuncSetAttribute((gemv<S, MT, NT, A, B>),
+        CU_TRY(cudaFuncSetAttribute((gemv<S, FINE, MT, NT, A, B>),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    CU_LAUNCH(c, (gemv<S, MT, NT, A, B>), dim3((unsigned)((n + cols - 1) / cols)),
+    CU_LAUNCH(c, (gemv<S, FINE, MT, NT, A, B>), dim3((unsigned)((n + cols - 1) / cols)),
               dim3(32 * GEMV_WARPS), shared, *a);
 out:
     return st;
 }
 
-/* How much runs at once, by what was measured on an H200 with the shapes of Qwen-7B, TB/s of codes.
- * Wide weights want warps (up to 8 tokens: 4 blocks on an SM 4.0, 3 blocks 3.9, 2 blocks with twice
- * the loads each 3.4); where there are no more than two blocks for each SM anyway, they fetch
- * further ahead (3.5, before 3.1).  From 9 tokens on two tiles of rows share what is read of x,
- * which else exceeds the weights. */
-template <int S> static q_status gemv_choose(const cu_be *c, const cu_gemv *a, q_err *err)
+/* How much runs at once, by what was measured on an H200 with the shapes of Qwen-7B.  Codes: two
+ * tiles of rows share what is read of x, which from 9 tokens on exceeds the weights, and one chunk
+ * ahead leaves registers for 3 blocks on an SM (16 tokens, w4, qkv 13.7 us; two ahead 15.9).  Where
+ * there are no more than two blocks for each SM, one tile and more blocks, or further ahead (down,
+ * 1 token: 11.9 us, with two tiles 14.0).  64 tokens: 4 tiles take 1.7 times as long as 2, so what
+ * counts is how many rounds of blocks there are (gate_up 73 us, before 83). */
+template <int S, int FINE> static q_status gemv_choose(const cu_be *c, const cu_gemv *a, q_err *err)
 {
+    const int f16 = S == CU_F16, deep = f16 ? 4 : S == CU_W4G ? 1 : 2;
     const int narrow = a->N <= 32 * (int64_t)c->sms;
-    /* a chunk of f16 is twice as many loads */
-    const int f16 = S == CU_F16, few = f16 ? 1 : 2, more = f16 ? 2 : 4;
-    const int deep = f16 ? 4 : 2, blocks = f16 ? 2 : 4;
+    const int64_t rounds2 = (a->N + 32 * c->sms - 1) / (32 * c->sms);
+    const int64_t rounds4 = (a->N + 64 * c->sms - 1) / (64 * c->sms);
 
     if (a->M <= 8)
-        return narrow ? gemv_launch<S, 1, 1, deep, blocks>(c, a, err)
-                      : gemv_launch<S, 1, 1, few, 4>(c, a, err);
+        return narrow                    ? gemv_launch < S, FINE, 1, 1, deep,
+               f16 ? 2 : 4 > (c, a, err) : gemv_launch < S, FINE, f16 ? 1 : 2, 1, 1,
+               f16 ? 4 : 3 > (c, a, err);
     if (a->M <= 16)
-        return narrow ? gemv_launch<S, 2, 2, more, 2>(c, a, err)
-                      : gemv_launch<S, 2, 2, few, 3>(c, a, err);
+        return narrow                    ? gemv_launch < S, FINE, f16 ? 2 : 1, 2, f16 ? 2 : 1,
+               f16 ? 2 : 4 > (c, a, err) : gemv_launch<S, FINE, 2, 2, 1, 3>(c, a, err);
     if (a->M <= 32)
-        return gemv_launch<S, 2, 4, few, 2>(c, a, err);
-    return gemv_launch<S, 2, 8, few, 1>(c, a, err);
+        return gemv_launch<S, FINE, 2, 4, 1, 2>(c, a, err);
+    return !f16 && 17 * rounds4 < 10 * rounds2 ? gemv_launch < S, FINE, f16 ? 2 : 4, 8, 1,
+           1 > (c, a, err)                     : gemv_launch<S, FINE, 2, 8, 1, 1>(c, a, err);
 }
 
 #endif

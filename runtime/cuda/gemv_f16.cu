@@ -4,5 +4,5 @@
 
 extern "C" q_status cu_gemv_f16(const cu_be *c, const cu_gemv *a, q_err *err)
 {
-    return gemv_choose<CU_F16>(c, a, err);
+    return gemv_choose<CU_F16, 0>(c, a, err);
 }

@@ -4,5 +4,5 @@
 
 extern "C" q_status cu_gemv_w4(const cu_be *c, const cu_gemv *a, q_err *err)
 {
-    return gemv_choose<CU_W4>(c, a, err);
+    return gemv_choose<CU_W4, 0>(c, a, err);
 }

@@ -4,5 +4,5 @@
 
 extern "C" q_status cu_gemv_w8(const cu_be *c, const cu_gemv *a, q_err *err)
 {
-    return gemv_choose<CU_W8>(c, a, err);
+    return gemv_choose<CU_W8, 0>(c, a, err);
 }

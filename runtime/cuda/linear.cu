@@ -4,15 +4,19 @@
  *
  *   w8a8                            activations to codes, then gemm_w8a8.cu, or up to 64 tokens
  *                                   gemm_w8a8_few.cu
- *   up to 64 tokens, K % 8 == 0     matrix-vector kernel of the scheme (gemv.cuh)
+ *   up to 64 tokens, K % 8 == 0     matrix-vector kernel of the scheme (gemv.cuh); w4g and w8g if
+ *                                   their groups are whole rows, or 32, 64, 128 .. columns and at
+ *                                   most CU_GROUPS of a row, and gate and up start at multiples of
+ *                                   8; columns in the order of groups: x is gathered that way first
  *   more, f16                       cuBLASLt
- *   more, w8 and w4                 dequantize a strip of rows of at most CU_TILE bytes, which
- *                                   stays in L2, then cuBLASLt; strip by strip
+ *   more, quantized; odd groups     dequantize a strip of rows of at most CU_TILE bytes, then
+ *                                   cuBLASLt; strip by strip.  Strips that stay in L2 are slower:
+ *                                   every product ends with a wave that leaves multiprocessors idle
  *   no cuBLASLt, or no kernel in it the matrix-vector kernel, 64 tokens at a time
  *   anything                        one warp per output, in plain code
  *
- * Numbers: f16 products, f32 sums; the strip rounds code * scale to f16 once, the other products
- * apply the scale to the sum; w8a8 sums are exact.  CPU twin: runtime/cpu/linear.c. */
+ * Numbers: f16 products, f32 sums; the strip rounds a weight to f16 once, the other products
+ * apply scales to sums; w8a8 sums are exact.  CPU twin: runtime/cpu/linear.c. */
 #include "runtime/cuda/cu_w8a8.h"
 #include "runtime/cuda/cu_weight.cuh"
 
@@ -70,6 +74,48 @@ out:
 
 /* ---- matrix-vector ------------------------------------------------------------------------- */
 
+/* 0: the kernels do not take these groups */
+static int set_groups(cu_gemv *g, const rt_weight *w, rt_epi epi)
+{
+    g->G = 0;
+    g->shift = 31;
+    if (!w->scheme->grouped)
+        return 1;
+    if (w->group < w->K) {
+        for (g->shift = 5; g->shift < 30 && (int64_t)1 << g->shift < w->group;)
+            g->shift++;
+        if ((int64_t)1 << g->shift != w->group)
+            return 0;
+    }
+    g->G = (int)qnt_n_groups(w->scheme, w->K, w->group);
+    g->scale16 = w->scale;
+    g->zero = w->zero;
+    g->middle = w->scheme->bits == 4 ? 0x08080808u : 0x80808080u;
+    return g->G <= CU_GROUPS && !(epi == RT_EPI_SILU_MUL && w->N % 16 != 0) &&
+           !(w->g_idx && (size_t)w->K * CU_ROWS * 2 > CU_TILE);
+}
+
+static q_status gemv_of(const cu_be *c, const rt_weight *w, const cu_gemv *g, int *done, q_err *err)
+{
+    *done = 1;
+    switch (cu_scheme_of(w)) {
+    case CU_F16:
+        return cu_gemv_f16(c, g, err);
+    case CU_W8:
+        return cu_gemv_w8(c, g, err);
+    case CU_W4:
+        return cu_gemv_w4(c, g, err);
+    case CU_W8G:
+        return cu_gemv_w8g(c, g, err);
+    case CU_W4G:
+        return cu_gemv_w4g(c, g, err);
+    case CU_W8A8: /* has kernels of its own */
+        break;
+    }
+    *done = 0;
+    return Q_OK;
+}
+
 static q_status run_gemv(const cu_be *c, const rt_linear_args *a, int *done, q_err *err)
 {
     q_status st = Q_OK;
@@ -78,10 +124,12 @@ static q_status run_gemv(const cu_be *c, const rt_linear_args *a, int *done, q_e
     const int64_t wide = a->epi == RT_EPI_F32 || a->epi == RT_EPI_ADD ? 4 : 2;
     cu_gemv g;
 
-    if (w->K % 8 != 0 || w->row_bytes > INT32_MAX / 2)
+    memset(&g, 0, sizeof g);
+    *done = 0;
+    if (w->K % 8 != 0 || w->row_bytes > INT32_MAX / 2 || !set_groups(&g, w, a->epi))
         return Q_OK;
     g.w = w->data;
-    g.scale = w->scale;
+    g.scale = w->scheme->grouped ? NULL : w->scale;
     g.bias = w->bias;
     g.N = w->N;
     g.K = w->K;
@@ -91,53 +139,19 @@ static q_status run_gemv(const cu_be *c, const rt_linear_args *a, int *done, q_e
         g.M = (int)(a->n_tok - t < CU_ROWS ? a->n_tok - t : CU_ROWS);
         g.x = (const __half *)a->x + t * w->K;
         g.y = (char *)a->y + t * cols * wide;
-        switch (cu_scheme_of(w)) {
-        case CU_F16:
-            Q_TRY(cu_gemv_f16(c, &g, err));
-            break;
-        case CU_W8:
-            Q_TRY(cu_gemv_w8(c, &g, err));
-            break;
-        case CU_W4:
-            Q_TRY(cu_gemv_w4(c, &g, err));
-            break;
-        case CU_W8A8: /* has kernels of its own */
-            return Q_OK;
+        if (w->g_idx) {
+            Q_TRY(cu_gather(c, w, g.x, g.M, c->tile, err));
+            g.x = c->tile;
         }
+        Q_TRY(gemv_of(c, w, &g, done, err));
+        if (!*done)
+            break;
     }
-    *done = 1;
 out:
     return st;
 }
 
 /* ---- cuBLASLt ------------------------------------------------------------------------------ */
-
-/* Rows n0 .. n0 + blockIdx.x of W as f16, rows ld apart: a block each. */
-static __global__ void dequantize(const cu_table w, int64_t n0, int64_t K, __half *out, int64_t ld)
-{
-    const char *row = w.data + (n0 + blockIdx.x) * w.row_bytes;
-    const float scale = w.scale[n0 + blockIdx.x];
-
-    cu_wait(); /* the product before still reads the strip */
-    out += blockIdx.x * ld;
-    for (int64_t k = 8 * (int64_t)threadIdx.x; k < K; k += 8 * blockDim.x) {
-        __align__(16) __half v[8];
-
-        if (w.scheme == CU_W8) {
-            const uint2 c = *(const uint2 *)(row + 8 * cu_unit(k / 8, 8));
-
-            for (int i = 0; i < 8; i++)
-                v[i] = cu_half((float)((int)((i < 4 ? c.x : c.y) >> (8 * (i % 4)) & 255) - 128) *
-                               scale);
-        } else {
-            const uint32_t c = *(const uint32_t *)(row + 4 * cu_unit(k / 8, 16));
-
-            for (int i = 0; i < 8; i++)
-                v[i] = cu_half((float)((int)(c >> (4 * (i / 2) + 16 * (i % 2)) & 15) - 8) * scale);
-        }
-        *(uint4 *)(out + k) = *(const uint4 *)v;
-    }
-}
 
 /* h [M, half] = silu(g) * u of z [M, 2 half], 2 columns a thread */
 static __global__ void silu_mul(const __half *z, __half *h, int64_t half, int64_t n)
@@ -171,8 +185,7 @@ static q_status product(const cu_be *c, const rt_linear_args *a, void *d, int *d
         const int64_t n = w->N - n0 < strip ? w->N - n0 : strip;
 
         if (quantized)
-            CU_LAUNCH(c, dequantize, dim3((unsigned)n), dim3(256), 0, cu_table_of(w), n0, w->K,
-                      (__half *)c->tile, ld);
+            Q_TRY(cu_dequantize(c, w, n0, n, c->tile, ld, err));
         l.x = a->x;
         l.w = quantized ? c->tile : (const char *)w->data;
         l.bias = !w->bias ? NULL : f32 ? (const void *)(w->bias + n0) : bias16 + 2 * n0;

@@ -19,6 +19,7 @@
 #include <limits.h>
 
 #include "runtime/cuda/step_attn.cuh"
+#include "runtime/cuda/step_w8a8.cuh"
 
 /* Registers move between groups of 4 warps, so the copying warp has 3 idle ones beside it. */
 #define STEP_THREADS (32 * (STEP_WARPS + 4))
@@ -92,12 +93,13 @@ static __device__ __forceinline__ uint4 step_scaled(const float4 x[2], float f, 
     return *(const uint4 *)v;
 }
 
-/* Tokens of the residual stream, normalized, into shared memory.  tmp: [2][STEP_WARPS]. */
+/* Tokens of the residual stream, normalized, into shared memory.  tmp: [4][STEP_WARPS]. */
 template <int S>
 static __device__ __forceinline__ void step_normalize(const step_x &xs, const step_args &a,
-                                                      const step_norm &n, int K, float *tmp)
+                                                      const step_norm &n, const step_product &p,
+                                                      float x_scale, float *tmp)
 {
-    const int warp = (int)threadIdx.x / 32;
+    const int warp = (int)threadIdx.x / 32, K = p.K;
 
     for (int t = 0; t < a.n_tok; t++) {
         const float *x = a.x + (int64_t)t * K;
@@ -125,76 +127,74 @@ static __device__ __forceinline__ void step_normalize(const step_x &xs, const st
         for (int i = 0; i < STEP_WARPS; i++)
             sum += tmp[t % 2 * STEP_WARPS + i];
         sum = 1.0f / sqrtf(sum / (float)K + a.eps);
+        if constexpr (S == CU_W8A8) {
+            uint4 h[STEP_HELD];
+
 #pragma unroll
-        for (int i = 0; i < STEP_HELD; i++)
-            if (step_held(i) < xs.ld - 32)
-                *(uint4 *)(xs.shared + t * xs.ld + 8 * step_place<S>(step_held(i) / 8)) =
-                    step_scaled(v[i], sum, n.v[i]);
+            for (int i = 0; i < STEP_HELD; i++)
+                h[i] = step_scaled(v[i], sum, n.v[i]);
+            step_code_row<STEP_HELD>(xs, t, h, x_scale, (uint32_t *)tmp + (2 + t % 2) * STEP_WARPS);
+        } else {
+#pragma unroll
+            for (int i = 0; i < STEP_HELD; i++)
+                if (step_held(i) < xs.ld - 32)
+                    store_shared(shared_at(xs.shared) + 2 * t * xs.ld +
+                                     16 * step_place<S>((uint32_t)step_held(i) / 8),
+                                 step_scaled(v[i], sum, n.v[i]));
+        }
     }
     step_meet();
 }
 
-template <int S, int HD>
+template <int S, int HD, int I8>
 static __device__ __forceinline__ void step_compute(const step_args &a, ring *r, char *scratch,
                                                     float *tmp, int *flag)
 {
-    const int bits = S == CU_F16 ? 16 : S == CU_W8 ? 8 : 4, all = INT_MAX;
-    float *sum = (float *)(scratch + a.sums);
+    const int bits = S == CU_W8 ? 8 : S == CU_W4 ? 4 : 16, all = INT_MAX;
+    char *sum = scratch + a.sums;
     grid_bar g = { a.barrier, 0 };
     __half *xs = (__half *)scratch;
-    step_x x;
 
-    for (int l = 0; l < a.n_layers; l++) {
-        const step_layer &L = a.layer[l];
-        step_product p = step_product_of(a, l, STEP_QKV);
-        step_norm norm;
-        step_out out;
+    /* one copy of every phase in the code: what does not fit the instruction cache costs more than
+     * the arithmetic */
+#pragma unroll 1
+    for (int l = 0; l < a.n_layers; l++)
+#pragma unroll 1
+        for (int role = 0; role < STEP_ROLES; role++) {
+            const step_layer &L = a.layer[l];
+            const step_product p = step_product_of(a, l, role);
+            const int normed = role == STEP_QKV || role == STEP_GATE_UP;
+            const void *from = normed ? NULL : role == STEP_OUT ? a.att : a.h;
+            step_x x = step_x_of(xs, (const __half *)from, p, bits, normed ? all : a.window);
+            step_norm norm;
+            step_out out;
 
-        step_load_norm(&norm, L.norm1, p.K);
-        x = step_x_of(xs, NULL, p, bits, all);
-        step_fetch_first(&out, p);
-        if (l > 0)
-            step_wait(&g);
-        step_normalize<S>(x, a, norm, p.K, tmp);
-        step_multiply<S>(r, p, x, out, sum);
-        step_arrive(&g);
-
-        step_attention<HD>(a, L, a.first + l, scratch, flag, &g);
-        step_arrive(&g);
-
-        p = step_product_of(a, l, STEP_OUT);
-        x = step_x_of(xs, (const __half *)a.att, p, bits, a.window);
-        step_fetch_first(&out, p);
-        step_wait(&g);
-        step_multiply<S>(r, p, x, out, sum);
-        step_arrive(&g);
-
-        p = step_product_of(a, l, STEP_GATE_UP);
-        step_load_norm(&norm, L.norm2, p.K);
-        x = step_x_of(xs, NULL, p, bits, all);
-        step_fetch_first(&out, p);
-        step_wait(&g);
-        step_normalize<S>(x, a, norm, p.K, tmp);
-        step_multiply<S>(r, p, x, out, sum);
-        step_arrive(&g);
-
-        p = step_product_of(a, l, STEP_DOWN);
-        x = step_x_of(xs, (const __half *)a.h, p, bits, a.window);
-        step_fetch_first(&out, p);
-        step_wait(&g);
-        step_multiply<S>(r, p, x, out, sum);
-        step_arrive(&g);
-    }
+            if (normed)
+                step_load_norm(&norm, role == STEP_QKV ? L.norm1 : L.norm2, p.K);
+            step_fetch_first(&out, p);
+            if (l + role > 0)
+                step_wait(&g);
+            if (normed)
+                step_normalize<S>(x, a, norm, p, L.x_scale[role], tmp);
+            else if constexpr (S == CU_W8A8)
+                step_code_input(&x, p, L.x_scale[role], (uint32_t *)tmp);
+            step_multiply<S>(r, p, x, out, sum);
+            step_arrive(&g);
+            if (role == STEP_QKV) {
+                step_attention<HD, I8>(a, L, a.first + l, scratch, flag, &g);
+                step_arrive(&g);
+            }
+        }
     if (threadIdx.x == 0)
         grid_leave(&g);
 }
 
-static __device__ __forceinline__ void step_copy(const step_args &a, ring *r)
+template <int I8> static __device__ __forceinline__ void step_copy(const step_args &a, ring *r)
 {
     const uint64_t policy = policy_once();
 
     for (int l = 0; l < a.n_layers; l++) {
-        step_prefetch(a, a.first + l);
+        step_prefetch<I8>(a, a.first + l);
         for (int role = 0; role < STEP_ROLES && l + 1 < a.n_layers; role++)
             prefetch_map(&a.layer[l + 1].map[role]);
         for (int role = 0; role < STEP_ROLES; role++)
@@ -204,14 +204,14 @@ static __device__ __forceinline__ void step_copy(const step_args &a, ring *r)
 }
 #endif
 
-template <int S, int HD>
+template <int S, int HD, int I8>
 static __global__ void __launch_bounds__(STEP_THREADS, 1)
     step_kernel(const __grid_constant__ step_args a)
 {
 #if __CUDA_ARCH__ >= 900
     extern __shared__ char shared[];
     __shared__ uint64_t bars[2 * RING_STAGES];
-    __shared__ float tmp[2 * STEP_WARPS];
+    __shared__ float tmp[4 * STEP_WARPS];
     __shared__ int flag;
     ring r;
 
@@ -230,16 +230,17 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1)
     __syncthreads();
     if (threadIdx.x < 32 * STEP_WARPS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        step_compute<S, HD>(a, &r, r.data + a.stages * RING_STAGE, tmp, &flag);
+        step_compute<S, HD, I8>(a, &r, r.data + a.stages * RING_STAGE, tmp, &flag);
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 32 * STEP_WARPS)
-            step_copy(a, &r);
+            step_copy<I8>(a, &r);
     }
 #endif
 }
 
-template <int S, int HD> static q_status step_launch(const cu_be *c, const step_args *a, q_err *err)
+template <int S, int HD, int I8>
+static q_status step_launch(const cu_be *c, const step_args *a, q_err *err)
 {
     q_status st = Q_OK;
     cudaLaunchConfig_t config = {};
@@ -253,16 +254,18 @@ template <int S, int HD> static q_status step_launch(const cu_be *c, const step_
     config.stream = c->stream;
     config.attrs = &attr;
     config.numAttrs = 1;
-    CU_TRY(cudaFuncSetAttribute((step_kernel<S, HD>), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                (int)a->shared));
-    CU_TRY(cudaLaunchKernelEx(&config, (step_kernel<S, HD>), *a));
+    CU_TRY(cudaFuncSetAttribute((step_kernel<S, HD, I8>),
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, (int)a->shared));
+    CU_TRY(cudaLaunchKernelEx(&config, (step_kernel<S, HD, I8>), *a));
 out:
     return st;
 }
 
 template <int S> static q_status step_choose(const cu_be *c, const step_args *a, q_err *err)
 {
-    return a->hd == 64 ? step_launch<S, 64>(c, a, err) : step_launch<S, 128>(c, a, err);
+    if (a->k_scale)
+        return a->hd == 64 ? step_launch<S, 64, 1>(c, a, err) : step_launch<S, 128, 1>(c, a, err);
+    return a->hd == 64 ? step_launch<S, 64, 0>(c, a, err) : step_launch<S, 128, 0>(c, a, err);
 }
 
 #endif

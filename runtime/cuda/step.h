@@ -1,4 +1,5 @@
-/* The persistent decode kernel: what its host side (step_launch.c) and its kernels (step.cuh) share. */
+/* The persistent decode kernel: what its host side (step_launch.c) and its kernels (step.cuh)
+ * share. */
 #ifndef STEP_H
 #define STEP_H
 
@@ -18,6 +19,7 @@ typedef struct step_layer {
     CUtensorMap map[STEP_ROLES];
     const float *scale[STEP_ROLES], *bias[STEP_ROLES]; /* or NULL */
     const float *norm1, *norm2, *q_norm, *k_norm;
+    float x_scale[STEP_ROLES]; /* w8a8: as in rt_weight */
 } step_layer;
 
 typedef struct step_shape {
@@ -33,10 +35,11 @@ typedef struct step_args {
     int n_head, n_kv, group, tiles, hd, pairs, rope_step, rope_gap; /* tiles of 8 heads a group */
     int splits, max_blocks, n_pages, first;
     float eps, mscale, attn_scale;
-    float *x;             /* [n_tok, hid] residual stream */
-    void *qkv, *att, *h;  /* f16 [n_tok, (n_head + 2 n_kv) hd], [n_tok, n_head hd], [n_tok, ffn] */
-    void *pages;          /* of all layers, f16 */
-    const int32_t *block; /* [n_seq, max_blocks] */
+    float *x;            /* [n_tok, hid] residual stream */
+    void *qkv, *att, *h; /* f16 [n_tok, (n_head + 2 n_kv) hd], [n_tok, n_head hd], [n_tok, ffn] */
+    void *pages;         /* of all layers */
+    const float *k_scale, *v_scale; /* [layers, n_kv] of an int8 cache, else NULL */
+    const int32_t *block;           /* [n_seq, max_blocks] */
     const int32_t *pos, *seq;
     const float *inv_freq, *q_scale;
     float *part;       /* [items][8][hd + 4] pieces of split attention */
@@ -49,6 +52,7 @@ typedef struct step_args {
 
 q_status cu_step_f16(const cu_be *c, const step_args *a, q_err *err);
 q_status cu_step_w8(const cu_be *c, const step_args *a, q_err *err);
+q_status cu_step_w8a8(const cu_be *c, const step_args *a, q_err *err);
 q_status cu_step_w4(const cu_be *c, const step_args *a, q_err *err);
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /* The layers of a decode step as one launch: who may have it, and its arguments.
  *
  * The kernel (step.cuh) takes a few sequences of one token each (the table below) on Hopper,
- * linears of one scheme (f16, w8, w4) with sizes that are the same in every layer, heads of 64 or
- * 128, an f16 cache.  Everything else goes the way of single operations.
+ * linears of one scheme (f16, w8, w4, w8a8) with sizes that are the same in every layer, heads of
+ * 64 or 128, an f16 or int8 cache.  Everything else goes the way of single operations.
  *
  * A weight is shown to the copy engine as a matrix of bytes [N, row_bytes] in three dimensions: 128
  * bytes, rows, columns of 128 bytes; a box is 8 rows of 1 KB.  The descriptions and all pointers
@@ -29,10 +29,17 @@ static const fmt_role roles[STEP_ROLES] = { FMT_ATTN_QKV, FMT_ATTN_OUT, FMT_FFN_
  */
 typedef struct step_scheme {
     const char *name;
-    int bits, tokens;
+    int bits, tokens; /* bits: of a weight in the place of a half of x */
+    int whole;        /* rows of x are coded whole, up to so many columns; 0: a part at a time */
+    q_status (*run)(const cu_be *c, const step_args *a, q_err *err);
 } step_scheme;
 
-static const step_scheme known[] = { { "f16", 16, 2 }, { "w8", 8, 2 }, { "w4", 4, 1 } };
+static const step_scheme known[] = {
+    { "f16", 16, 4, 0, cu_step_f16 },
+    { "w8", 8, 4, 0, cu_step_w8 },
+    { "w4", 4, 4, 0, cu_step_w4 },
+    { "w8a8", 16, 2, 24576, cu_step_w8a8 },
+};
 
 static const step_scheme *scheme_of(const rt_weight *w) /* NULL: the kernel does not know it */
 {
@@ -42,6 +49,13 @@ static const step_scheme *scheme_of(const rt_weight *w) /* NULL: the kernel does
     return NULL;
 }
 
+/* Static scales that the kernel divides by: quotients and remainders of halves stay far from the
+ * ends of f32. */
+static int fits_scale(float x_scale)
+{
+    return x_scale == 0 || (x_scale > 1e-15f && x_scale < 1e15f);
+}
+
 /* Every layer like the first, and of a shape the kernel has. */
 static int fits_model(const rt_layers_args *a)
 {
@@ -49,14 +63,15 @@ static int fits_model(const rt_layers_args *a)
     const step_scheme *f = scheme_of(&a->layer[0].w[roles[0]]);
 
     if (!f || a->b->n_tok > f->tokens || (m->hd != 64 && m->hd != 128) || m->hid > 8192 ||
-        m->n_head * m->hd > 8192)
+        m->n_head * m->hd > 8192 || (f->whole && m->ffn > f->whole))
         return 0;
     for (int64_t l = 0; l < m->layers; l++)
         for (int i = 0; i < STEP_ROLES; i++) {
             const rt_weight *w = &a->layer[l].w[roles[i]], *first = &a->layer[0].w[roles[i]];
 
             if (scheme_of(w) != f || w->N != first->N || w->K != first->K || w->K % 8 != 0 ||
-                w->row_bytes != first->row_bytes || w->row_bytes % 128 != 0)
+                w->row_bytes != first->row_bytes || w->row_bytes % 128 != 0 ||
+                !fits_scale(w->x_scale))
                 return 0;
         }
     return 1;
@@ -75,8 +90,9 @@ static size_t x_bytes(const step_args *s, int columns, int bits)
 /* Shared memory: x and sums, or what attention needs; stages of the ring fill the rest.  x is all
  * of the two inputs that are normalized; of the others a window, all of it if that costs the ring
  * at most 2 stages.  0: the ring gets too short. */
-static int fit_shared(step_args *s, int bits)
+static int fit_shared(step_args *s, const step_scheme *f)
 {
+    const int bits = f->bits;
     const size_t hd = (size_t)s->hd, attn = 2 * 8 * (hd + 32) + 4 * 56 * (hd + 4);
     const size_t sums = sizeof(float) * STEP_UNITS * STEP_WARPS * 16 * (size_t)s->n_tok;
     const int normed = s->w[STEP_QKV].row_bytes / 128, down = s->w[STEP_DOWN].row_bytes / 128;
@@ -84,7 +100,7 @@ static int fit_shared(step_args *s, int bits)
 
     s->window = normed / 8 * 8 > 8 ? normed / 8 * 8 : 8;
     x = most(x, x_bytes(s, s->window, bits));
-    if (x_bytes(s, down, bits) + sums <= most(x + sums, attn) + 2 * STAGE_BYTES) {
+    if (f->whole || x_bytes(s, down, bits) + sums <= most(x + sums, attn) + 2 * STAGE_BYTES) {
         s->window = (down + 7) / 8 * 8;
         x = most(x, x_bytes(s, down, bits));
     }
@@ -129,6 +145,8 @@ static void fill_shapes(step_args *s, const cu_be *c, const rt_layers_args *a)
     s->att = a->att;
     s->h = a->h;
     s->pages = a->kv->base;
+    s->k_scale = a->kv->k_scale;
+    s->v_scale = a->kv->v_scale;
     s->block = a->b->block;
     s->pos = a->b->pos;
     s->seq = a->b->seq;
@@ -143,17 +161,18 @@ q_status cu_layers(rt_backend *be, const rt_layers_args *a, int *done, q_err *er
 {
     q_status st = Q_OK;
     const cu_be *c = cu_of(be);
+    const step_scheme *f;
     step_args s;
-    int bits;
 
     *done = 0;
     if (c->cc / 10 != 9 || a->b->n_tok < 1 || a->b->n_tok != a->b->n_seq ||
-        a->kv->format->dtype != FMT_F16 || a->kv->n_pages > INT32_MAX || !fits_model(a))
+        (a->kv->format->dtype != FMT_F16 && a->kv->format->dtype != FMT_I8) ||
+        a->kv->n_pages > INT32_MAX || !fits_model(a))
         return Q_OK;
+    f = scheme_of(&a->layer[0].w[roles[0]]);
     memset(&s, 0, sizeof s);
     fill_shapes(&s, c, a);
-    bits = scheme_of(&a->layer[0].w[roles[0]])->bits;
-    if (!fit_shared(&s, bits))
+    if (!fit_shared(&s, f))
         return Q_OK;
     for (int64_t l0 = 0; l0 < a->m->layers; l0 += s.n_layers) {
         const int64_t left = a->m->layers - l0;
@@ -169,17 +188,14 @@ q_status cu_layers(rt_backend *be, const rt_layers_args *a, int *done, q_err *er
                                   L->w[roles[i]].row_bytes, err));
                 to->scale[i] = L->w[roles[i]].scale;
                 to->bias[i] = L->w[roles[i]].bias;
+                to->x_scale[i] = L->w[roles[i]].x_scale;
             }
             to->norm1 = L->norm1;
             to->norm2 = L->norm2;
             to->q_norm = L->q_norm;
             to->k_norm = L->k_norm;
         }
-        st = bits == 16  ? cu_step_f16(c, &s, err)
-             : bits == 8 ? cu_step_w8(c, &s, err)
-                         : cu_step_w4(c, &s, err);
-        if (st != Q_OK)
-            goto out;
+        Q_TRY(f->run(c, &s, err));
     }
     *done = 1;
 out:

@@ -1,9 +1,9 @@
 /* Products of the persistent decode kernel: y = x W' with the weights taken from the ring.
  *
  * A block owns units of 16 rows of W (gate and up: 8 rows of each, so that a lane ends up with
- * both) and takes up to STEP_UNITS of them at once, a piece of 1 KB of K after the other.  Two
- * teams of 8 warps share the units, every second one each; a warp has 128 bytes of each piece.  So
- * what a lane reads of x serves up to 3 units, and sums live in registers until K is through.
+ * both) and takes up to STEP_UNITS of them at once, a piece of 1 KB of K after the other; a warp
+ * has 128 bytes of each piece.  So what a lane reads of x serves all of the units, and sums live in
+ * registers until K is through.
  *
  * Arithmetic and order of codes are those of gemv.cuh: with 128 bytes of a row at hand, lane q of a
  * group of four has units 2 q and 2 q + 1 of 16 bytes, s = 0, 1; unit 2 q + s holds, j = 0 .. J -
@@ -14,7 +14,8 @@
  *   f16  J 1       w8  J 2       w4  J 4
  *
  * x lies in shared memory in just this order, [B][s][j][q] units of 8 values, zeros behind; a part
- * of its columns at a time where it is too long. */
+ * of its columns at a time where it is too long.  w8a8 has codes on both sides, in their own order,
+ * so a unit of x is 16 codes and J is 1: step_w8a8.cuh. */
 #ifndef STEP_PRODUCT_CUH
 #define STEP_PRODUCT_CUH
 
@@ -24,12 +25,17 @@
 
 template <int S> struct step_form {
     static const int J = S == CU_F16 ? 1 : S == CU_W8 ? 2 : 4;
+    typedef float sum;
+};
+template <> struct step_form<CU_W8A8> {
+    static const int J = 1;
+    typedef int32_t sum; /* exact */
 };
 
 /* Place of values 8 v .. 8 v + 7 of x in shared memory, in units of 8. */
-template <int S> static __device__ __forceinline__ int step_place(int v)
+template <int S> static __device__ __forceinline__ uint32_t step_place(uint32_t v)
 {
-    const int J = step_form<S>::J, c = v / (4 * J), o = v % (4 * J), j = o / 4, p = o % 4;
+    const uint32_t J = step_form<S>::J, c = v / (4 * J), o = v % (4 * J), j = o / 4, p = o % 4;
 
     return ((c / 2 * 2 + p % 2) * J + j) * 4 + 2 * (c % 2) + p / 2;
 }
@@ -112,7 +118,7 @@ typedef struct step_out {
     float scale[2], bias[2], y;
 } step_out;
 
-/* Output i of the units from u0 on: row, then token, then unit. */
+/* Output i of the units from u0 on: row, then unit, then token. */
 typedef struct step_spot {
     int t, r, u, cols, valid;
     int64_t n, n_cols;
@@ -125,12 +131,12 @@ static __device__ __forceinline__ step_spot step_spot_of(const step_product &a, 
     const int silu = a.epi == RT_EPI_SILU_MUL;
 
     s.cols = silu ? 8 : 16;
-    s.r = i % s.cols;
-    s.t = i / s.cols % a.M;
-    s.u = i / s.cols / a.M;
+    s.r = i & (s.cols - 1);
+    s.u = (i >> (silu ? 3 : 4)) % STEP_UNITS;
+    s.t = (i >> (silu ? 3 : 4)) / STEP_UNITS;
     s.n_cols = silu ? a.N / 2 : a.N;
     s.n = (int64_t)(u0 + s.u) * s.cols + s.r;
-    s.valid = s.u < n && s.n < s.n_cols;
+    s.valid = s.u < n && s.t < a.M && s.n < s.n_cols;
     return s;
 }
 
@@ -163,30 +169,6 @@ static __device__ __forceinline__ void step_fetch(step_out *o, const step_produc
         o->y = __ldcg((const float *)a.y + s.t * s.n_cols + s.n);
 }
 
-/* sum [unit][STEP_WARPS][M][16]: the parts in order of the warps, scale, bias, and what y wants. */
-static __device__ __forceinline__ void step_store(const step_product &a, const step_out &o,
-                                                  const float *sum, int u0, int n, int i)
-{
-    const step_spot s = step_spot_of(a, u0, n, i);
-    const int silu = a.epi == RT_EPI_SILU_MUL;
-    const int64_t at = s.t * s.n_cols + s.n;
-    float v[2] = { 0, 0 };
-
-    if (!s.valid)
-        return;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-#pragma unroll
-        for (int w = 0; w < STEP_WARPS && h <= silu; w++)
-            v[h] += sum[((s.u * STEP_WARPS + w) * a.M + s.t) * 16 + s.r + 8 * h];
-        v[h] = v[h] * o.scale[h] + o.bias[h];
-    }
-    if (a.epi == RT_EPI_ADD)
-        ((float *)a.y)[at] = o.y + v[0];
-    else
-        ((__half *)a.y)[at] = cu_half(silu ? v[0] / (1.0f + __expf(-v[0])) * v[1] : v[0]);
-}
-
 /* x of a product: [M][ld] in shared memory, in the order above.  from: NULL when all of it is there
  * already, else [M, K] f16 in memory, fetched `window` columns of 128 bytes at a time. */
 typedef struct step_x {
@@ -194,6 +176,56 @@ typedef struct step_x {
     const __half *from;
     int ld, window;
 } step_x;
+
+/* w8a8: what a code of token t is worth, behind its codes. */
+static __device__ __forceinline__ float *step_codes_scale(const step_x &x, int t)
+{
+    return (float *)(x.shared + (t + 1) * x.ld - 32);
+}
+
+/* Sum to output, row h of the unit's; an exact sum with the rounding of cu_w8a8.h. */
+static __device__ __forceinline__ float step_scale(float sum, const step_out &o, int h,
+                                                   const step_x &, int)
+{
+    return sum * o.scale[h] + o.bias[h];
+}
+
+static __device__ __forceinline__ float step_scale(int32_t sum, const step_out &o, int h,
+                                                   const step_x &x, int t)
+{
+    return __fadd_rn(__fmul_rn((float)sum, __fmul_rn(o.scale[h], *step_codes_scale(x, t))),
+                     o.bias[h]);
+}
+
+/* sum [unit][STEP_WARPS][M][16]: the parts in order of the warps, scale, bias, and what y wants. */
+template <typename T>
+static __device__ __forceinline__ void step_store(const step_product &a, const step_out &o,
+                                                  const step_x &x, const T *sum, int u0, int n,
+                                                  int i)
+{
+    const step_spot s = step_spot_of(a, u0, n, i);
+    const int silu = a.epi == RT_EPI_SILU_MUL;
+    const int64_t at = s.t * s.n_cols + s.n;
+    float v[2];
+
+    if (!s.valid)
+        return;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        T all = 0;
+
+#pragma unroll
+        for (int w = 0; w < STEP_WARPS && h <= silu; w++)
+            all += sum[((s.u * STEP_WARPS + w) * a.M + s.t) * 16 + s.r + 8 * h];
+        v[h] = step_scale(all, o, h, x, s.t);
+    }
+    if (a.epi == RT_EPI_ADD)
+        ((float *)a.y)[at] = o.y + v[0];
+    else
+        ((__half *)a.y)[at] = cu_half(silu ? v[0] / (1.0f + __expf(-v[0])) * v[1] : v[0]);
+}
+
+#define STEP_BATCH 6 /* loads in flight of a thread that fetches x */
 
 static __device__ __forceinline__ step_x step_x_of(__half *shared, const __half *from,
                                                    const step_product &a, int bits, int window)
@@ -207,37 +239,6 @@ static __device__ __forceinline__ step_x step_x_of(__half *shared, const __half 
     return x;
 }
 
-/* Columns c0 .. c0 + window - 1 of all tokens into shared memory, by all warps that compute. */
-template <int S>
-static __device__ __forceinline__ void step_gather(const step_x &x, const step_product &a, int c0)
-{
-    const int per = 8 * step_form<S>::J, first = c0 * per; /* units of 8 values of a column */
-    const int units = min(x.window, a.row_bytes / 128 - c0) * per;
-
-#pragma unroll 4
-    for (int i = (int)threadIdx.x; i < a.M * units; i += 32 * STEP_WARPS) {
-        const int t = i / units, v = first + i % units;
-
-        *(uint4 *)(x.shared + t * x.ld + 8 * (step_place<S>(v) - first)) =
-            8 * v < a.K ? __ldcg((const uint4 *)(x.from + (int64_t)t * a.K) + v)
-                        : make_uint4(0, 0, 0, 0);
-    }
-}
-
-/* Before column c0: the window that begins there. */
-template <int S>
-static __device__ __forceinline__ void step_turn_window(const step_x &x, const step_product &a,
-                                                        int c0)
-{
-    if (!x.from || c0 % x.window != 0)
-        return;
-    if (c0 > 0)
-        step_meet(); /* everybody is through with the last one */
-    step_gather<S>(x, a, c0);
-    step_meet();
-}
-
-/* Volatile, so that the second half is not read before the first is used: registers. */
 static __device__ __forceinline__ uint4 load_shared(uint32_t at)
 {
     uint4 v;
@@ -248,70 +249,127 @@ static __device__ __forceinline__ uint4 load_shared(uint32_t at)
     return v;
 }
 
-/* Chains of sums of a unit: with few units at hand two take turns, so that none waits for itself.
- */
-#define STEP_CHAINS(U) ((U) <= STEP_UNITS / 2 ? 2 : 1)
-
-/* d += 128 bytes of 16 rows of U units times x.  The stages are given back when they are read,
- * before the arithmetic is done. */
-template <int S, int U>
-static __device__ __forceinline__ void step_column(float d[STEP_UNITS][4], const uint32_t w[U],
-                                                   const uint32_t empty[U], const __half *x)
+static __device__ __forceinline__ void store_shared(uint32_t at, uint4 v)
 {
-    const int J = step_form<S>::J, P = STEP_CHAINS(U);
-    const int lane = (int)threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
+/* Columns c0 .. c0 + window - 1 of all tokens into shared memory, by all warps that compute. */
+template <int S>
+static __device__ __forceinline__ void step_gather(const step_x &x, const step_product &a, int c0)
+{
+    const uint32_t per = 8 * step_form<S>::J; /* units of 8 values of a column */
+    const uint32_t first = (uint32_t)c0 * per, whole = (uint32_t)a.K / 8;
+    const uint32_t units = (uint32_t)min(x.window, a.row_bytes / 128 - c0) * per;
+
+#pragma unroll 1
+    for (int t = 0; t < a.M; t++) {
+        const uint4 *from = (const uint4 *)(x.from + (int64_t)t * a.K) + first;
+        const uint32_t to = shared_at(x.shared) + (uint32_t)(2 * t * x.ld);
+
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < units; i += STEP_BATCH * 32 * STEP_WARPS) {
+            uint4 v[STEP_BATCH];
 
 #pragma unroll
-    for (int s = 0; s < 2; s++) {
-        const int at = g * 128 + (((2 * q + s) ^ g) << 4);
-        uint4 w0[U], w1[U];
+            for (int e = 0; e < STEP_BATCH; e++) {
+                const uint32_t at = i + e * 32 * STEP_WARPS;
 
+                v[e] = make_uint4(0, 0, 0, 0);
+                if (at < units && first + at < whole)
+                    v[e] = __ldcg(from + at);
+            }
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            w0[u] = load_shared(w[u] + at);
-            w1[u] = load_shared(w[u] + RING_BOX + at);
-        }
-        if (s == 1) {
-            __syncwarp();
-            if (lane == 0)
-#pragma unroll
-                for (int u = 0; u < U; u++)
-                    bar_arrive(empty[u]);
-        }
-#pragma unroll
-        for (int j = 0; j < J; j++) {
-            const uint4 v = *(const uint4 *)(x + ((s * J + j) * 4 + q) * 8);
+            for (int e = 0; e < STEP_BATCH; e++) {
+                const uint32_t at = i + e * 32 * STEP_WARPS;
 
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int u = 0; u < U; u++) {
-                    uint32_t a0, a1, a2, a3;
-
-                    gemv_operand<S>(&w0[u], 2 * j + h, &a0, &a2);
-                    gemv_operand<S>(&w1[u], 2 * j + h, &a1, &a3);
-                    cu_mma(d[u * P + h % P], a0, a1, a2, a3, word_of(v, 2 * h),
-                           word_of(v, 2 * h + 1));
-                }
+                if (at < units)
+                    store_shared(to + 16 * (step_place<S>(first + at) - first), v[e]);
+            }
         }
     }
 }
 
-/* All pieces of U units. */
-template <int S, int U>
-static __device__ __forceinline__ void step_pieces(ring *r, float d[STEP_UNITS][4],
-                                                   const step_product &a, const step_x &x)
+static __device__ __forceinline__ void step_mma(float d[4], const uint32_t a[4], uint32_t b0,
+                                                uint32_t b1)
 {
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    const int columns = a.row_bytes / 128, P = STEP_CHAINS(U);
-    /* tokens too many are not stored */
-    const __half *mine = x.shared + min(lane / 4, a.M - 1) * x.ld + warp * 64 * step_form<S>::J;
+    cu_mma(d, a[0], a[1], a[2], a[3], b0, b1);
+}
 
-    for (int c0 = 0; c0 < columns; c0 += 8) {
+static __device__ __forceinline__ void step_mma(int32_t d[4], const uint32_t a[4], uint32_t b0,
+                                                uint32_t b1)
+{
+    cu_mma_s8(d, a[0], a[1], a[2], a[3], b0, b1);
+}
+
+/* Chains of sums of a unit: with few units at hand two take turns, so that none waits for itself.
+ */
+#define STEP_CHAINS(U) ((U) <= STEP_UNITS / 2 ? 2 : 1)
+
+/* d += 128 bytes of 16 rows of U units times x, an address in shared memory.  The stages are given
+ * back when they are read, before the arithmetic is done. */
+template <int S, int U>
+static __device__ __forceinline__ void step_column(typename step_form<S>::sum d[STEP_UNITS][4],
+                                                   const uint32_t w[U], const uint32_t empty[U],
+                                                   uint32_t x)
+{
+    const int J = step_form<S>::J, P = STEP_CHAINS(U);
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    uint4 c[2][U][2], v[2 * J];
+    uint32_t o[2][U][4]; /* operands of this step and the next */
+
+#pragma unroll
+    for (int s = 0; s < 2; s++)
+#pragma unroll
+        for (int u = 0; u < U; u++)
+#pragma unroll
+            for (int b = 0; b < 2; b++)
+                c[s][u][b] = load_shared(w[u] + b * RING_BOX + g * 128 + (((2 * q + s) ^ g) << 4));
+    __syncwarp();
+    if (lane == 0)
+#pragma unroll
+        for (int u = 0; u < U; u++)
+            bar_arrive(empty[u]);
+#pragma unroll
+    for (int i = 0; i < 2 * J; i++)
+        v[i] = load_shared(x + 64 * i);
+#pragma unroll
+    for (int i = 0; i <= 4 * J; i++) { /* decoding is a step ahead */
+#pragma unroll
+        for (int u = 0; u < U && i < 4 * J; u++)
+#pragma unroll
+            for (int b = 0; b < 2; b++)
+                gemv_operand<S == CU_W8A8 ? CU_F16 : S>(&c[i / (2 * J)][u][b], i % (2 * J),
+                                                        &o[i % 2][u][b], &o[i % 2][u][b + 2]);
+#pragma unroll
+        for (int u = 0; u < U && i > 0; u++) {
+            const int k = i - 1;
+
+            step_mma(d[u * P + k % P], o[k % 2][u], word_of(v[k / 2], 2 * (k % 2)),
+                     word_of(v[k / 2], 2 * (k % 2) + 1));
+        }
+    }
+}
+
+/* Columns c0 .. c1 - 1 of U units; the first is the first one in shared memory. */
+template <int S, int U>
+static __device__ __forceinline__ void step_pieces(ring *r,
+                                                   typename step_form<S>::sum d[STEP_UNITS][4],
+                                                   const step_product &a, const step_x &x, int c0,
+                                                   int c1)
+{
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, J = step_form<S>::J;
+    /* tokens too many are not stored */
+    uint32_t mine = shared_at(x.shared) + (uint32_t)(2 * min(lane / 4, a.M - 1) * x.ld +
+                                                     128 * J * warp + 16 * (lane % 4));
+
+#pragma unroll 1
+    for (int c = c0 + warp; c < c1 + warp; c += 8, mine += 1024 * J) {
         uint32_t w[U];
         uint32_t empty[U];
 
-        step_turn_window<S>(x, a, c0);
 #pragma unroll
         for (int u = 0; u < U; u++) {
             int parity;
@@ -321,8 +379,8 @@ static __device__ __forceinline__ void step_pieces(ring *r, float d[STEP_UNITS][
             empty[u] = r->empty + 8 * s;
             bar_wait(r->full + 8 * s, parity);
         }
-        if (c0 + warp < columns)
-            step_column<S, U>(d, w, empty, mine + c0 % x.window * 64 * step_form<S>::J);
+        if (c < c1)
+            step_column<S, U>(d, w, empty, mine);
         else if (lane == 0)
 #pragma unroll
             for (int u = 0; u < U; u++)
@@ -330,29 +388,27 @@ static __device__ __forceinline__ void step_pieces(ring *r, float d[STEP_UNITS][
         __syncwarp();
         ring_step(r, U);
     }
-#pragma unroll
-    for (int u = 0; u < U && P == 2; u++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            d[u][i] = d[2 * u][i] + d[2 * u + 1][i];
 }
 
 /* A product, by the warps that compute.  first: outputs of this thread in the first units, fetched
- * earlier.  sum: see step_store. */
+ * earlier.  sums: see step_store. */
 template <int S>
 static __device__ __forceinline__ void step_multiply(ring *r, const step_product &a,
                                                      const step_x &x, const step_out &first,
-                                                     float *sum)
+                                                     char *sums)
 {
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, g = lane / 4,
               q = lane % 4;
     const int units = step_units(a.N, a.epi), begin = step_from(units, (int)blockIdx.x),
               end = step_from(units, (int)blockIdx.x + 1);
-    const int cols = a.epi == RT_EPI_SILU_MUL ? 8 : 16;
+    const int cols = a.epi == RT_EPI_SILU_MUL ? 8 : 16, columns = a.row_bytes / 128;
+    typedef typename step_form<S>::sum sum_t;
+    sum_t *sum = (sum_t *)sums;
 
+#pragma unroll 1
     for (int u0 = begin; u0 < end; u0 += STEP_UNITS) {
         const int n = min(STEP_UNITS, end - u0);
-        float d[STEP_UNITS][4];
+        sum_t d[STEP_UNITS][4];
         step_out out = first;
 
 #pragma unroll
@@ -360,20 +416,34 @@ static __device__ __forceinline__ void step_multiply(ring *r, const step_product
             d[i / 4][i % 4] = 0;
         if (u0 > begin)
             step_fetch(&out, a, u0, n, (int)threadIdx.x);
-        switch (n) {
-        case 1:
-            step_pieces<S, 1>(r, d, a, x);
-            break;
-        case 2:
-            step_pieces<S, 2>(r, d, a, x);
-            break;
-        case 3:
-            step_pieces<S, 3>(r, d, a, x);
-            break;
-        default:
-            step_pieces<S, 4>(r, d, a, x);
-            break;
+#pragma unroll 1
+        for (int c0 = 0; c0 < columns; c0 += x.window) {
+            const int c1 = min(c0 + x.window, columns);
+
+            if (x.from && (u0 == begin || x.window < columns)) {
+                if (c0 > 0)
+                    step_meet(); /* everybody is through with the last one */
+                step_gather<S>(x, a, c0);
+                step_meet();
+            }
+            switch (n) {
+            case 1:
+                step_pieces<S, 1>(r, d, a, x, c0, c1);
+                break;
+            case 2:
+                step_pieces<S, 2>(r, d, a, x, c0, c1);
+                break;
+            case 3:
+                step_pieces<S, 3>(r, d, a, x, c0, c1);
+                break;
+            default:
+                step_pieces<S, 4>(r, d, a, x, c0, c1);
+                break;
+            }
         }
+#pragma unroll
+        for (int i = 0; i < 2 * STEP_UNITS && n <= 2; i++)
+            d[i / 4][i % 4] = d[i / 4 * 2][i % 4] + d[i / 4 * 2 + 1][i % 4];
 #pragma unroll
         for (int u = 0; u < STEP_UNITS; u++)
 #pragma unroll
@@ -384,10 +454,12 @@ static __device__ __forceinline__ void step_multiply(ring *r, const step_product
                     sum[((u * STEP_WARPS + warp) * a.M + t) * 16 + g + e / 2 * 8] = d[u][e];
             }
         step_meet();
-        step_store(a, out, sum, u0, n, (int)threadIdx.x);
-        for (int i = (int)threadIdx.x + 32 * STEP_WARPS; i < n * cols * a.M; i += 32 * STEP_WARPS) {
+        step_store(a, out, x, sum, u0, n, (int)threadIdx.x);
+#pragma unroll 1
+        for (int i = (int)threadIdx.x + 32 * STEP_WARPS; i < STEP_UNITS * cols * a.M;
+             i += 32 * STEP_WARPS) {
             step_fetch(&out, a, u0, n, i);
-            step_store(a, out, sum, u0, n, i);
+            step_store(a, out, x, sum, u0, n, i);
         }
         step_meet(); /* the next units overwrite the sums */
     }

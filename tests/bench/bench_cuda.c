@@ -1,8 +1,8 @@
 /* Speed of the GPU operations at the shapes of one model, against a copy inside the device.
  *
- *     bench_cuda [all|linear|f16|w8|w4|w8a8|attn|attn-f16|attn-int8 [tokens ...]]
+ *     bench_cuda [all|linear|f16|w8|w4|w8a8|w8g|w4g|attn|attn-f16|attn-int8 [tokens ...]]
  *
- * Default: all 1 16; shapes of Qwen-7B.
+ * Default: all 1 16; shapes of Qwen-7B, groups of 128.
  *
  * The products of several layers follow each other as in a model, so that weights come from memory
  * and not from a cache; the chain is replayed as a graph, 20 times, best of three.  Decode is
@@ -13,10 +13,11 @@
 #include <time.h>
 
 #include "formats/base/q_mem.h"
-#include "runtime/backend.h"
+#include "runtime/model.h"
 
 #define LAYERS 8
 #define REPS   20
+#define GROUP  128
 
 static rt_backend *be;
 
@@ -86,10 +87,17 @@ static rt_weight weight(const char *scheme, int64_t N, int64_t K)
     q_err err = { 0 };
 
     t.codes = random_halves((bytes + 1) / 2);
-    if (t.scheme->quantize_row) {
-        t.scale = q_malloc((size_t)N * sizeof *t.scale);
-        for (int64_t i = 0; t.scale && i < N; i++)
+    t.group = t.scheme->grouped ? GROUP : 0;
+    if (!qnt_scheme_is_float(t.scheme)) {
+        const int64_t n = N * qnt_n_groups(t.scheme, K, t.group);
+
+        t.scale = q_malloc((size_t)n * sizeof *t.scale);
+        t.zero = t.scheme->grouped ? q_calloc((size_t)n, 1) : NULL;
+        for (int64_t i = 0; t.scale && i < n; i++) {
             t.scale[i] = 1e-3f;
+            if (t.zero)
+                t.zero[i] = (uint8_t)(i % 16);
+        }
     }
     check(be->ops->prep(be, &t, &w, &err), &err);
     return w;
@@ -182,7 +190,7 @@ static void linear(const char *scheme, const int *tokens, int n_tokens, double c
             c.n_tok = tokens[t];
             for (int i = 0; i < N_SHAPES; i++)
                 if (c.only < 0 || c.only == i) {
-                    bytes += (double)shapes[i].N * (double)c.w[0][i].row_bytes;
+                    bytes += (double)rt_weight_bytes(&c.w[0][i]);
                     flop += 2.0 * (double)(shapes[i].N * shapes[i].K * c.n_tok);
                 }
             s = seconds(run_chain, &c) / LAYERS;
@@ -274,7 +282,7 @@ static void attention(const rt_kv_format *kv, int n_head, int n_kv, int n_seq, i
 
 int main(int argc, char **argv)
 {
-    static const char *const schemes[] = { "f16", "w8", "w4", "w8a8" };
+    static const char *const schemes[] = { "f16", "w8", "w4", "w8a8", "w8g", "w4g" };
     static const rt_kv_format kv[] = { { "f16", FMT_F16 }, { "int8", FMT_I8 } };
     const char *what = argc > 1 ? argv[1] : "all";
     int tokens[16] = { 1, 16 }, n_tokens = 2;
@@ -301,7 +309,10 @@ int main(int argc, char **argv)
         attention(&kv[i], 32, 32, 1, 512, 1, copy);
         attention(&kv[i], 32, 32, 1, 4096, 1, copy);
         attention(&kv[i], 32, 32, 16, 4096, 1, copy);
+        attention(&kv[i], 28, 4, 1, 4096, 1, copy);
         attention(&kv[i], 28, 4, 16, 4096, 1, copy);
+        attention(&kv[i], 16, 8, 1, 4096, 1, copy);
+        attention(&kv[i], 16, 8, 16, 4096, 1, copy);
         attention(&kv[i], 32, 32, 8, 2048, 2048, copy);
     }
     rt_backend_close(be);

@@ -1,6 +1,6 @@
 /* Speed of the CPU operations against what the machine can do.
  *
- *     bench_ops [backend [threads]]        default: cpu, one thread per core
+ *     bench_ops [backend [threads [scheme]]]     default: cpu, one thread per core, all
  *
  * Read bandwidth is measured first: all threads sum 1 GiB, best of several passes.  Decode (one
  * token) then walks a set of weights much larger than any cache, as a model does, and is reported
@@ -18,8 +18,9 @@
 #define READ_BYTES ((size_t)1 << 30)
 #define SET_BYTES  ((size_t)768 << 20) /* of codes, per scheme */
 #define ROUNDS     5
+#define GROUP      128 /* of w4g and w8g */
 
-static const char *const schemes[] = { "f32", "f16", "bf16", "w8", "w4", "w8a8" };
+static const char *const schemes[] = { "f32", "f16", "bf16", "w8", "w4", "w8a8", "w4g", "w8g" };
 
 #define N_SCHEMES (sizeof schemes / sizeof schemes[0])
 
@@ -85,15 +86,21 @@ static double read_bandwidth(rt_backend *be)
 static rt_weight weight(rt_backend *be, const qnt_scheme *s, int64_t N, int64_t K)
 {
     const size_t bytes = (size_t)N * qnt_row_bytes(s, K);
+    const size_t cells = (size_t)(N * qnt_n_groups(s, K, GROUP));
     qnt_tensor t = { .scheme = s, .N = N, .K = K, .codes = need(q_malloc(bytes)) };
     rt_weight w = { 0 };
     q_err err = { 0 };
 
     memset(t.codes, 0x11, bytes); /* a small normal number in every format */
-    if (s->quantize_row) {
-        t.scale = need(q_malloc((size_t)N * sizeof *t.scale));
-        for (int64_t n = 0; n < N; n++)
-            t.scale[n] = 0.01f;
+    if (cells > 0) {
+        t.scale = need(q_malloc(cells * sizeof *t.scale));
+        for (size_t i = 0; i < cells; i++)
+            t.scale[i] = 0.01f;
+    }
+    if (s->grouped) {
+        t.group = GROUP;
+        t.zero = need(q_malloc(cells));
+        memset(t.zero, 8, cells);
     }
     if (be->ops->prep(be, &t, &w, &err) != Q_OK)
         die(&err);
@@ -238,6 +245,7 @@ int main(int argc, char **argv)
 {
     static const rt_kv_format f32 = { "f32", FMT_F32 }, f16 = { "f16", FMT_F16 };
     static const rt_kv_format int8 = { "int8", FMT_I8 };
+    const char *only = argc > 3 ? argv[3] : NULL;
     rt_backend *be = NULL;
     q_err err = { 0 };
     double read;
@@ -247,7 +255,8 @@ int main(int argc, char **argv)
         die(&err);
     read = read_bandwidth(be);
     for (size_t i = 0; i < N_SCHEMES; i++)
-        linears(be, schemes[i], read);
+        if (!only || strcmp(only, schemes[i]) == 0)
+            linears(be, schemes[i], read);
     blas(be);
     attention(be, &f32, 16, 0, 512);
     attention(be, &f16, 16, 0, 512);

@@ -31,10 +31,20 @@ rm -rf "$tmp/auto3.job"
 tap_ok "--smoothquant auto chooses exponents; statistics without them are refused"
 
 expect_exit 0 "$convert" -i "$model" -o "$tmp/dry" --smoothquant 0.5 "${cal[@]}" --dry-run
-expect_stdout '^calibration: 12 samples, [0-9]+ tokens, hidden states 0.00 GB, 0.0[0-9] GB of memory'
+expect_stdout '^calibration: 12 samples, [0-9]+ tokens, 0.0[0-9] GB of memory, 0.00 GB of job directory, about [0-9.]+ minutes'
+expect_stdout '^memory: 0.0[0-9]+ GB: layer 0.00[0-9], statistics 0.000, buffers 0.0[0-9]+, hidden states 0.00[0-9]$'
+expect_stdout '^steps of 2048 tokens, hidden states in memory$'
 expect_stdout 'model.layers.7.mlp.c_proj.weight.int8.col.0.bin'
+expect_exit 0 "$convert" -i "$model" -o "$tmp/dry" --smoothquant auto "${cal[@]}" --dry-run --json \
+    --max-ram 1GiB
+expect_stdout '"calibration": \{"samples": 12, "tokens": [0-9]+, "seconds": [0-9.e-]+, "hidden_in": "memory"'
+expect_stdout '"memory": \{"host": \{"layer": [0-9]+, "statistics": [1-9][0-9]+, .*"budget": 1073741824\}'
+expect_exit 78 "$convert" -i "$model" -o "$tmp/dry" --smoothquant 0.5 "${cal[@]}" --dry-run --max-ram 1MiB
+expect_stderr 'max-ram allows 1048576'
+expect_exit 0 "$kv" -m "$model" -o "$tmp/dry" "${cal[@]}" --dry-run --json
+expect_stdout '"calibration": \{"samples": 12'
 expect test ! -e "$tmp/dry"
-tap_ok "--dry-run shows the calibration and the files"
+tap_ok "--dry-run shows the calibration, its memory and time, and the files"
 
 kills=0 whole=0
 for i in $(seq 60); do # 20 kills; a run that ends before its time is checked and begun anew

@@ -55,7 +55,17 @@ expect_exit 65 "$inspect" "$tmp/bad.h5" --verify
 expect_stderr 'bad.h5: was changed'
 head -c 50000 "$tmp/m.h5" >"$tmp/cut.h5"
 expect_exit 65 "$inspect" "$tmp/cut.h5"
-expect_stderr 'cut.h5'
+expect_stderr 'cut.h5: has 50000 bytes, its header says [0-9]+: the copy is incomplete, fetch it again'
+size=$(stat -c %s "$tmp/m.h5")
+head -c $((size - 1)) "$tmp/m.h5" >"$tmp/cut.h5"
+expect_exit 0 "$inspect" "$tmp/cut.h5" --verify
+expect_stdout 'every dataset as written; the last line .* is not there: .*, or it was cut'
+cp "$tmp/m.h5" "$tmp/bad.h5"
+printf '\xa5' | dd of="$tmp/bad.h5" bs=1 seek=$((size - 30)) conv=notrunc status=none
+expect_exit 65 "$inspect" "$tmp/bad.h5" --verify
+expect_stderr 'its last line says [0-9a-f]{35} \(exit'
+expect_exit 66 "$inspect" "$tmp/gptq" --verify
+expect_stderr 'no manifest.json in it: FT directories of qwen-convert have one'
 tap_ok "a changed byte is found, a cut archive does not open"
 
 expect_exit 78 "$convert" -i "$tmp/m.h5" -o "$tmp/ft"
@@ -70,6 +80,10 @@ expect_exit 73 "$convert" -i "$tmp/gptq" -o "$tmp/m.h5" --to h5
 expect_stderr 'exists; --force'
 expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/m.h5" --to h5 --force
 expect_stderr 'the output is the input'
+expect_exit 64 "$convert" -i "$tmp/gptq" -o "$tmp/gptq/x.h5" --to h5
+expect_stderr 'gptq/x.h5: lies in the directory of the input'
+expect_exit 64 "$convert" -i "$tmp/m.h5" -o '' --to h5
+expect_stderr 'output is missing'
 expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-exl2
 expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-awq -t float32
 expect_equal "$(ls -A "$tmp" | grep -E '^(x|ft)|part|lock')" ""

@@ -57,6 +57,14 @@ shape qwen2.5-7b qwen2 14.14 57344
 shape qwen3-8b qwen3 15.13 147456
 shape chatglm3-6b chatglm 11.95 28672
 
+expect_exit 0 "$make" --hidden 64 --heads 2 --ffn 96 --layers 2 --vocab 512 --gptq 32 -o "$tmp/gptq"
+expect_exit 0 "$inspect" "$tmp/gptq"
+expect_stdout '^  container   Hugging Face, gptq: int4 gptq, groups of 32, symmetric$'
+expect_exit 0 "$(bin qwen-benchmark)" -m "$tmp/gptq" --input-len 8 --output-len 2 --json
+expect_exit 64 "$make" --hidden 100 --heads 1 --ffn 96 --layers 1 --vocab 64 --gptq 32 -o "$tmp/odd"
+expect_stderr 'must be multiples of 8'
+tap_ok "a random checkpoint in groups"
+
 expect_exit 64 "$inspect"
 expect_stderr 'no model given'
 expect_exit 64 "$inspect" "$model" "$model"

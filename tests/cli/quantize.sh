@@ -17,7 +17,8 @@ if [ -f "$calib" ] && [ -f "$test" ]; then
         shift 4
         rm -f "$tmp/m.h5"
         expect_exit 0 "$program" -i "$model" -o "$tmp/m.h5" "$@"
-        expect_exit 0 "$ppl" -m "$tmp/m.h5" --data "$test" --max-samples "$articles" --json
+        expect_exit 0 "$ppl" -m "$tmp/m.h5" --data "$test" --max-samples "$articles" --json \
+            --device "${QWENKIT_TEST_DEVICE:-cpu}"
         echo "# $name: perplexity $(num ppl)"
         within "$(num ppl)" "$least" "$most"
         tap_ok "$name: perplexity between $least and $most"
@@ -87,7 +88,7 @@ expect_exit 0 "$gptq" -i "$model" -o "$tmp/a.h5" --rtn --force
 expect_exit 73 "$gptq" -i "$model" -o "$model" --rtn --force
 expect_exit 66 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$tmp/none.jsonl"
 expect_exit 78 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --max-ram 20MiB
-expect_stderr 'a layer and its buffers need [0-9]+ bytes, --max-ram allows 20971520'
+expect_stderr 'a layer \([0-9]+ bytes\), statistics .* need [0-9]+ bytes of memory, --max-ram allows 20971520'
 rm -rf "$tmp/n.h5.job"
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5"
 expect_stderr 'calib-data FILE is missing'
@@ -101,12 +102,44 @@ expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$data" --seq-len
 expect_stderr 'not one window of 100000'
 expect_exit 78 "$gptq" -i "$tmp/s.h5" -o "$tmp/n.h5" "${cal[@]}"
 expect_stderr 'quantized already'
+expect_exit 66 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/none.h5"
+expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$model"
+expect_stderr 'wanted an archive of qwen-awq'
+expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/a.h5"
+expect_stderr 'a.h5: (does not say|holds no factors)'
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/s.h5" --dry-run
+expect_stdout 'awq factors of [0-9a-f]{16}, gptq, 4 bits'
 expect test ! -e "$tmp/n.h5"
+expect_exit 64 "$gptq" -i "$model" -o '' --rtn
+expect_stderr 'output is missing'
+expect_exit 73 "$gptq" -i "$model" -o "$tmp/absent/n.h5" --rtn
+expect_stderr 'absent/n.h5: cannot create: No such file or directory \(exit'
 tap_ok "existing output, missing and wrong options, a quantized input"
+
+cp -r "$model" "$tmp/in"
+for out in in/n.h5 in/model.safetensors in/../in/n.h5; do # small files of a model go into the archive
+    expect_exit 64 "$gptq" -i "$tmp/in" -o "$tmp/$out" --rtn --force
+    expect_stderr 'lies in the directory of the input, .*: choose another --output'
+    expect_exit 64 "$awq" -i "$tmp/in" -o "$tmp/$out" "${cal[@]}" --force
+done
+expect diff -r "$model" "$tmp/in"
+tap_ok "an archive is not written among the files of its model"
+
+(
+    ulimit -f 1000 # blocks of 1 KiB
+    "$gptq" -i "$model" -o "$tmp/n.h5" --rtn >"$tmp/stdout" 2>"$tmp/stderr"
+)
+expect_equal $? 74
+expect_stderr "n.h5: '/tensors/.*': cannot write: File too large \(exit"
+expect_equal "$(ls -A "$tmp" | grep '^n.h5')" ""
+tap_ok "a file that cannot grow is exit 74, says why and leaves nothing"
 
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/d.h5" "${cal[@]}" --dry-run
 expect_stdout '^output: 0.00[0-9] GB, of it 0.00[0-9] GB for 8 layers'
 expect_stdout '^calibration: 3 samples, 450 tokens, 0.[0-9]+ GB of memory'
+expect_stdout '^memory: 0.[0-9]+ GB: layer 0.00[0-9], statistics 0.[0-9]+, buffers'
+expect_exit 0 "$awq" -i "$model" -o "$tmp/d.h5" "${cal[@]}" --dry-run --json
+expect_stdout '"recipe": "awq factors, .*"calibration": \{"samples": 3, "tokens": 450, "seconds": .*"statistics"'
 expect test ! -e "$tmp/d.h5"
 expect test ! -e "$tmp/d.h5.job"
 for p in "$gptq" "$awq"; do

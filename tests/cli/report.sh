@@ -86,6 +86,11 @@ tap_ok "qwen-perplexity --report --compare: three runs side by side"
 
 expect_exit 73 "$ppl" -m "$model" "${text[@]}" --report "$tmp/p.html"
 expect_stderr 'p\.html: exists: remove it'
+expect_exit 73 "$ppl" -m "$model" "${text[@]}" --report "$tmp/absent/p.html"
+expect_stderr "absent/p.html: there is no directory '.*/absent': make it first"
+expect_exit 64 "$ppl" -m "$model" "${text[@]}" --report ''
+expect_exit 66 "$ppl" -m "$tmp/none" "${text[@]}" --report "$tmp/q.html" --compare "$tmp/absent.json"
+expect_stderr 'absent.json: cannot open' # before the model is
 expect_exit 64 "$ppl" -m "$model" "${text[@]}" --compare "$tmp/rtn.json"
 expect_stderr '--compare goes with --report'
 expect_exit 78 "$ppl" -m "$model" "${text[@]}" --window 32 --report "$tmp/q.html" \

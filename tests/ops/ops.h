@@ -161,12 +161,35 @@ static inline float *op_random(size_t n, uint64_t seed, float size)
     return v;
 }
 
-/* A weight of any scheme from f32 values [N, K] (borrowed); scale and codes as the loader makes
- * them.  w receives what the codes mean, exactly (it may be v itself). */
 #define OP_GROUP 24 /* odd to every tile of the kernels */
 
-static inline qnt_tensor op_tensor(const char *scheme, const float *v, const float *bias, int64_t N,
-                                   int64_t K, float *w)
+/* Of a grouped scheme; zeros: OP_GROUP columns in order, every other row symmetric. */
+typedef struct op_groups {
+    int64_t size; /* -1: a row */
+    enum { OP_IN_ORDER, OP_ACT_ORDER, OP_UNEVEN } order;
+    int sym; /* every row */
+} op_groups;
+
+/* Scales of groups that differ, one of them zero; which columns they have is changed afterwards, so
+ * the codes mean something else than v, as exactly as before. */
+static inline void op_regroup(qnt_tensor *t, const op_groups *o)
+{
+    const int64_t G = qnt_n_groups(t->scheme, t->K, t->group);
+
+    for (int64_t i = 0; i < t->N * G; i++)
+        t->scale[i] *= i / G % 5 == 4 && i % G == 1 ? 0.0f : 1.0f / (float)(1 << i % 3);
+    if (o->order == OP_IN_ORDER)
+        return;
+    t->g_idx = op_host((size_t)t->K * sizeof *t->g_idx);
+    for (int64_t k = 0; k < t->K; k++) /* a prime: every place once; squares: some more often */
+        t->g_idx[k] = (int32_t)((o->order == OP_ACT_ORDER ? 7919 * k : k * k) % t->K / t->group);
+}
+
+/* A weight of any scheme from f32 values [N, K] (borrowed); scale and codes as the loader makes
+ * them.  w receives what the codes mean, exactly (it may be v itself). */
+static inline qnt_tensor op_tensor_groups(const char *scheme, const op_groups *groups,
+                                          const float *v, const float *bias, int64_t N, int64_t K,
+                                          float *w)
 {
     qnt_tensor t = { .scheme = qnt_scheme_find(scheme), .N = N, .K = K };
     size_t row;
@@ -174,7 +197,10 @@ static inline qnt_tensor op_tensor(const char *scheme, const float *v, const flo
     T_TRUE(t.scheme);
     row = qnt_row_bytes(t.scheme, K);
     t.codes = op_host((size_t)N * row);
-    t.group = t.scheme->grouped ? OP_GROUP : 0;
+    t.group = !t.scheme->grouped ? 0
+              : groups->size < 0 ? K
+              : groups->size     ? groups->size
+                                 : OP_GROUP;
     if (!qnt_scheme_is_float(t.scheme))
         t.scale = op_host((size_t)(N * qnt_n_groups(t.scheme, K, t.group)) * sizeof *t.scale);
     if (t.scheme->grouped)
@@ -186,17 +212,52 @@ static inline qnt_tensor op_tensor(const char *scheme, const float *v, const flo
     for (int64_t n = 0; n < N; n++) {
         void *codes = (char *)t.codes + (size_t)n * row;
 
-        const qnt_row r = qnt_tensor_row(&t, n);
-
         if (t.scheme->grouped)
-            qnt_rtn_group(&t, n, v + n * K, n % 2 == 0);
+            qnt_rtn_group(&t, n, v + n * K, groups->sym || n % 2 == 0);
         else if (t.scale)
             t.scheme->quantize_row(codes, &t.scale[n], v + n * K, K);
         else
             fmt_convert(codes, t.scheme->dtype, v + n * K, FMT_F32, (size_t)K, NULL);
-        t.scheme->dequantize(w + n * K, &r, 0, K);
     }
+    if (t.scheme->grouped)
+        op_regroup(&t, groups);
+    qnt_tensor_rows(w, &t, 0, N);
     return t;
+}
+
+static inline qnt_tensor op_tensor(const char *scheme, const float *v, const float *bias, int64_t N,
+                                   int64_t K, float *w)
+{
+    return op_tensor_groups(scheme, &(op_groups){ 0 }, v, bias, N, K, w);
+}
+
+/* Activations as the CPU takes them for a grouped weight: blocks of 32 columns of a group, the last
+ * shorter, as whole numbers of a 127th of their largest.  xq [M, K] receives what the codes mean.
+ */
+static inline void op_blocks(float *xq, const float *x, int64_t M, int64_t K, const qnt_tensor *w)
+{
+    int64_t *at = op_host((size_t)K * sizeof *at), n = 0;
+
+    for (int64_t g = 0; n < K; g++) { /* columns of a group lie together */
+        const int64_t first = n;
+
+        for (int64_t k = 0; k < K; k++)
+            if ((w->g_idx ? w->g_idx[k] : k / w->group) == g)
+                at[n++] = k;
+        for (int64_t i = first, len; i < n; i += len) {
+            len = n - i < 32 ? n - i : 32;
+            for (int64_t t = 0; t < M; t++) {
+                float amax = 1e-30f;
+
+                for (int64_t j = i; j < i + len; j++)
+                    amax = fabsf(x[t * K + at[j]]) > amax ? fabsf(x[t * K + at[j]]) : amax;
+                for (int64_t j = i; j < i + len; j++)
+                    xq[t * K + at[j]] =
+                        nearbyintf(x[t * K + at[j]] * (127.0f / amax)) * (amax / 127.0f);
+            }
+        }
+    }
+    q_free(at);
 }
 
 static inline rt_weight op_weight(rt_backend *be, qnt_tensor t)

@@ -5,12 +5,11 @@
  * mixtures are all covered.  The stored keys and values are read back page by page: once to be
  * compared with the rotation done in double, and once as the input of attention's reference, so
  * that the rounding to f16 is not counted twice. */
-#include "tests/ops/ops.h"
+#include "tests/ops/op_batch.h"
 
 #define MAX_SEQ  4
 #define LAYERS   2
 #define LAYER    1 /* the one in use: the other must stay untouched */
-#define BASE     10000.0
 #define CAPACITY 6 /* pages a sequence */
 
 typedef struct attn_case {
@@ -18,9 +17,7 @@ typedef struct attn_case {
     int64_t n_head, n_kv, hd, rot, step, gap;
     fmt_dtype kv;
     int norm, logn;
-    struct {
-        int past, now;
-    } seq[MAX_SEQ];
+    op_span seq[MAX_SEQ];
     double nmse, max;       /* of attention */
     double kv_nmse, kv_max; /* of q, k and v after the rotation */
 } attn_case;
@@ -31,116 +28,61 @@ typedef struct attn_case {
 #define ROT 1e-13, 2e-6
 #define F16 1e-7, 1.5e-3
 
+/* a head of which all turns, elements i and i + hd / 2 together */
+#define HALVES(hd) (hd), (hd), 1, (hd) / 2
+
 static const attn_case cases[] = {
-    { "one token", 1, 1, 4, 4, 1, 2, FMT_F32, 0, 0, { { 0, 1 } }, F32, ROT },
-    { "prefill 3", 8, 8, 4, 4, 1, 2, FMT_F32, 0, 0, { { 0, 3 } }, F32, ROT },
-    { "prefill over pages", 2, 2, 64, 64, 1, 32, FMT_F32, 0, 0, { { 0, 150 } }, F32, ROT },
+    { "one token", 1, 1, HALVES(4), FMT_F32, 0, 0, { { 0, 1 } }, F32, ROT },
+    { "prefill 3", 8, 8, HALVES(4), FMT_F32, 0, 0, { { 0, 3 } }, F32, ROT },
+    { "prefill over pages", 2, 2, HALVES(64), FMT_F32, 0, 0, { { 0, 150 } }, F32, ROT },
     { "decode at page ends",
       4,
       4,
-      16,
-      16,
-      1,
-      8,
+      HALVES(16),
       FMT_F32,
       0,
       0,
       { { 63, 1 }, { 64, 1 }, { 127, 1 }, { 128, 1 } },
       F32,
       ROT },
-    { "chunked prefill", 2, 1, 32, 32, 1, 16, FMT_F32, 0, 0, { { 70, 65 } }, F32, ROT },
-    { "gqa 7, decode", 14, 2, 64, 64, 1, 32, FMT_F32, 0, 0, { { 200, 1 }, { 5, 1 } }, F32, ROT },
-    { "gqa 8, prefill", 8, 1, 128, 128, 1, 64, FMT_F32, 0, 0, { { 0, 80 } }, F32, ROT },
+    { "chunked prefill", 2, 1, HALVES(32), FMT_F32, 0, 0, { { 70, 65 } }, F32, ROT },
+    { "gqa 7, decode", 14, 2, HALVES(64), FMT_F32, 0, 0, { { 200, 1 }, { 5, 1 } }, F32, ROT },
+    { "gqa 8, prefill", 8, 1, HALVES(128), FMT_F32, 0, 0, { { 0, 80 } }, F32, ROT },
     { "mixed batch",
       4,
       2,
-      40,
-      40,
-      1,
-      20,
+      HALVES(40),
       FMT_F32,
       0,
       0,
       { { 0, 70 }, { 100, 1 }, { 0, 1 }, { 30, 40 } },
       F32,
       ROT },
-    { "qk norm (qwen3)", 4, 2, 128, 128, 1, 64, FMT_F32, 1, 0, { { 0, 20 }, { 90, 1 } }, F32, ROT },
-    { "logn", 2, 2, 32, 32, 1, 16, FMT_F32, 0, 1, { { 0, 100 }, { 140, 2 } }, F32, ROT },
+    { "qk norm (qwen3)", 4, 2, HALVES(128), FMT_F32, 1, 0, { { 0, 20 }, { 90, 1 } }, F32, ROT },
+    { "logn", 2, 2, HALVES(32), FMT_F32, 0, 1, { { 0, 100 }, { 140, 2 } }, F32, ROT },
     { "half rotated pairs", 4, 2, 128, 64, 2, 1, FMT_F32, 0, 0, { { 10, 70 } }, F32, ROT },
     { "no rotation", 2, 2, 24, 0, 1, 0, FMT_F32, 0, 0, { { 3, 9 } }, F32, ROT },
-    { "widest head", 2, 1, 256, 256, 1, 128, FMT_F32, 0, 0, { { 60, 40 } }, F32, ROT },
-    { "gqa 3, width 80", 6, 2, 80, 80, 1, 40, FMT_F32, 0, 0, { { 130, 1 }, { 63, 2 } }, F32, ROT },
-    { "gqa 4, width 48", 8, 2, 48, 48, 1, 24, FMT_F16, 0, 0, { { 100, 1 }, { 0, 97 } }, F32, F16 },
-    { "f16, prefill", 4, 4, 128, 128, 1, 64, FMT_F16, 0, 0, { { 0, 130 } }, F32, F16 },
-    { "f16, decode", 4, 2, 128, 128, 1, 64, FMT_F16, 0, 0, { { 300, 1 }, { 64, 1 } }, F32, F16 },
-    { "f16, gqa, odd width",
-      6,
-      2,
-      20,
-      20,
-      1,
-      10,
-      FMT_F16,
-      1,
-      1,
-      { { 50, 30 }, { 90, 1 } },
-      F32,
-      F16 },
+    { "widest head", 2, 1, HALVES(256), FMT_F32, 0, 0, { { 60, 40 } }, F32, ROT },
+    { "gqa 3, width 80", 6, 2, HALVES(80), FMT_F32, 0, 0, { { 130, 1 }, { 63, 2 } }, F32, ROT },
+    { "gqa 4, width 48", 8, 2, HALVES(48), FMT_F16, 0, 0, { { 100, 1 }, { 0, 97 } }, F32, F16 },
+    { "f16, prefill", 4, 4, HALVES(128), FMT_F16, 0, 0, { { 0, 130 } }, F32, F16 },
+    { "f16, decode", 4, 2, HALVES(128), FMT_F16, 0, 0, { { 300, 1 }, { 64, 1 } }, F32, F16 },
+    { "f16, gqa, odd width", 6, 2, HALVES(20), FMT_F16, 1, 1, { { 50, 30 }, { 90, 1 } }, F32, F16 },
     /* the GPU's ways: few rows split over many pages, tiles of 64 rows, more than 16 rows a head */
     { "f16, long decode",
       8,
       8,
-      128,
-      128,
-      1,
-      64,
+      HALVES(128),
       FMT_F16,
       0,
       0,
       { { 383, 1 }, { 320, 1 }, { 0, 1 } },
       F32,
       F16 },
-    { "f16, gqa 7, chunk",
-      14,
-      2,
-      64,
-      64,
-      1,
-      32,
-      FMT_F16,
-      0,
-      0,
-      { { 90, 33 }, { 7, 2 } },
-      F32,
-      F16 },
-    { "f16, gqa 20, decode",
-      20,
-      1,
-      64,
-      64,
-      1,
-      32,
-      FMT_F16,
-      0,
-      0,
-      { { 90, 1 }, { 7, 1 } },
-      F32,
-      F16 },
-    { "f16, widest, decode",
-      2,
-      1,
-      256,
-      256,
-      1,
-      128,
-      FMT_F16,
-      0,
-      0,
-      { { 200, 1 } },
-      4e-12,
-      2e-5,
-      F16 },
-    { "bf16", 4, 2, 64, 64, 1, 32, FMT_BF16, 0, 0, { { 20, 50 } }, F32, 1e-5, 1.5e-2 },
+    { "f16, gqa 7, chunk", 14, 2, HALVES(64), FMT_F16, 0, 0, { { 90, 33 }, { 7, 2 } }, F32, F16 },
+    { "f16, gqa 20, decode", 20, 1, HALVES(64), FMT_F16, 0, 0, { { 90, 1 }, { 7, 1 } }, F32, F16 },
+    { "f16, widest, decode", 2, 1, HALVES(256), FMT_F16, 0, 0, { { 200, 1 } }, 4e-12, 2e-5, F16 },
+    { "bf16", 4, 2, HALVES(64), FMT_BF16, 0, 0, { { 20, 50 } }, F32, 1e-5, 1.5e-2 },
 };
 
 static const rt_kv_format formats[] = { [FMT_F32] = { "f32", FMT_F32 },
@@ -161,22 +103,13 @@ typedef struct scene {
     const char *backend;
     rt_backend *be;
     fmt_model m;
-    int n_seq, n_pages;
+    op_batch_shape shape;
     rt_kv kv;
     char *pages; /* host copy of kv.base */
     size_t kv_bytes;
     float *q_norm, *k_norm; /* [hd] or NULL, host; backend memory below */
     void *q_norm_be, *k_norm_be;
 } scene;
-
-static int n_seq_of(const attn_case *c)
-{
-    int n = 0;
-
-    while (n < MAX_SEQ && c->seq[n].now > 0)
-        n++;
-    return n;
-}
 
 /* values of token j of sequence s: the same whether it was cached or is in this call */
 static void token_values(const scene *s, int seq, int j, float *row)
@@ -197,55 +130,20 @@ static float logn_of(const scene *s, int j)
 /* now: the tokens of the call; else those before it */
 static call make_call(const scene *s, int now)
 {
-    const attn_case *c = s->c;
-    const int64_t width = (s->m.n_head + 2 * s->m.n_kv) * s->m.hd, pairs = s->m.rot / 2;
-    call k = { .b = { .n_seq = s->n_seq, .max_blocks = CAPACITY } };
-    rt_batch *b = &k.b;
-    int t = 0;
+    const int64_t width = (s->m.n_head + 2 * s->m.n_kv) * s->m.hd;
+    call k = { .b = op_batch(&s->shape, s->c->seq, now) };
 
-    for (int i = 0; i < s->n_seq; i++)
-        b->n_tok += now ? c->seq[i].now : c->seq[i].past;
-    b->pos = op_host((size_t)b->n_tok * sizeof *b->pos);
-    b->seq = op_host((size_t)b->n_tok * sizeof *b->seq);
-    b->q_start = op_host((size_t)(s->n_seq + 1) * sizeof *b->q_start);
-    b->kv_len = op_host((size_t)s->n_seq * sizeof *b->kv_len);
-    b->block = op_host((size_t)(s->n_seq * CAPACITY) * sizeof *b->block);
-    b->inv_freq = op_host((size_t)((int64_t)s->n_seq * pairs + 1) * sizeof *b->inv_freq);
-    b->q_scale = op_host((size_t)b->n_tok * sizeof *b->q_scale);
-    k.qkv = op_host((size_t)(b->n_tok * width) * sizeof *k.qkv);
-    for (int i = 0; i < s->n_seq; i++) {
-        const int from = now ? c->seq[i].past : 0,
-                  to = from + (now ? c->seq[i].now : c->seq[i].past);
-
-        b->q_start[i] = t;
-        b->kv_len[i] = to;
-        for (int p = 0; p < CAPACITY;
-             p++) /* 5 is coprime to the number of pages or shuffles less */
-            b->block[i * CAPACITY + p] = (5 * (i * CAPACITY + p) + 3) % s->n_pages;
-        for (int64_t p = 0; p < pairs;
-             p++) /* another base for every sequence, as dynamic NTK does */
-            b->inv_freq[i * pairs + p] =
-                (float)pow(BASE * (i + 1), -2.0 * (double)p / (double)s->m.rot);
-        for (int j = from; j < to; j++, t++) {
-            b->pos[t] = j;
-            b->seq[t] = i;
-            b->q_scale[t] = logn_of(s, j);
-            token_values(s, i, j, k.qkv + t * width);
-        }
+    k.qkv = op_host((size_t)(k.b.n_tok * width) * sizeof *k.qkv);
+    for (int t = 0; t < k.b.n_tok; t++) {
+        k.b.q_scale[t] = logn_of(s, k.b.pos[t]);
+        token_values(s, k.b.seq[t], k.b.pos[t], k.qkv + t * width);
     }
-    b->q_start[s->n_seq] = t;
     return k;
 }
 
 static void free_call(call *k)
 {
-    q_free(k->b.pos);
-    q_free(k->b.seq);
-    q_free(k->b.q_start);
-    q_free(k->b.kv_len);
-    q_free(k->b.block);
-    q_free(k->b.inv_freq);
-    q_free(k->b.q_scale);
+    op_batch_free(&k->b);
     q_free(k->qkv);
     q_free(k->q);
     q_free(k->y);
@@ -255,21 +153,14 @@ static void free_call(call *k)
 static void run_call(scene *s, call *k)
 {
     const rt_backend_ops *ops = s->be->ops;
-    const size_t n = (size_t)k->b.n_tok, seqs = (size_t)s->n_seq, pairs = (size_t)s->m.rot / 2;
+    const size_t n = (size_t)k->b.n_tok;
     const size_t width = (size_t)((s->m.n_head + 2 * s->m.n_kv) * s->m.hd);
     const size_t out = n * (size_t)(s->m.n_head * s->m.hd);
-    rt_batch b = k->b;
+    rt_batch b = op_batch_up(s->be, &s->shape, &k->b);
     q_err err = { 0 };
     void *qkv = op_act_up(s->be, k->qkv, n * width);
     void *q = op_act_alloc(s->be, out), *y = op_act_alloc(s->be, out);
 
-    b.pos = op_up(s->be, b.pos, n * sizeof *b.pos);
-    b.seq = op_up(s->be, b.seq, n * sizeof *b.seq);
-    b.q_start = op_up(s->be, b.q_start, (seqs + 1) * sizeof *b.q_start);
-    b.kv_len = op_up(s->be, b.kv_len, seqs * sizeof *b.kv_len);
-    b.block = op_up(s->be, b.block, seqs * CAPACITY * sizeof *b.block);
-    b.inv_freq = op_up(s->be, b.inv_freq, seqs * pairs * sizeof *b.inv_freq);
-    b.q_scale = op_up(s->be, b.q_scale, n * sizeof *b.q_scale);
     T_OK(ops->qkv_rope_store(s->be,
                              &(rt_qkv_args){ .b = &b,
                                              .m = &s->m,
@@ -291,10 +182,10 @@ static void run_call(scene *s, call *k)
     op_act_down(s->be, k->q, q, out);
     op_act_down(s->be, k->y, y, out);
     op_down(s->be, s->pages, s->kv.base, s->kv_bytes);
-    void *all[] = { qkv, q, y, b.pos, b.seq, b.q_start, b.kv_len, b.block, b.inv_freq, b.q_scale };
-
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        ops->free(s->be, all[i]);
+    op_batch_down(s->be, &b);
+    ops->free(s->be, qkv);
+    ops->free(s->be, q);
+    ops->free(s->be, y);
 }
 
 /* Stored key (which 0) or value (1) of position j as f32. */
@@ -302,7 +193,7 @@ static void read_kv(const scene *s, const rt_batch *b, int seq, int j, int64_t h
                     float *v)
 {
     const int32_t page = b->block[seq * CAPACITY + j / RT_PAGE];
-    const int64_t at = (((int64_t)LAYER * s->n_pages + page) * 2 + which) * s->m.n_kv + h;
+    const int64_t at = ((LAYER * s->kv.n_pages + page) * 2 + which) * s->m.n_kv + h;
     const size_t i = (size_t)((at * RT_PAGE + j % RT_PAGE) * s->m.hd);
 
     fmt_convert(v, FMT_F32, s->pages + i * fmt_dtype_bytes(s->c->kv), s->c->kv, (size_t)s->m.hd,
@@ -410,7 +301,8 @@ static void check_untouched(const scene *s) /* the other layer still holds the f
 
 static scene open_scene(const attn_case *c, const char *backend, int threads)
 {
-    scene s = { .c = c, .backend = backend, .n_seq = n_seq_of(c) };
+    scene s = { .c = c, .backend = backend };
+    const int n_seq = op_n_seq(c->seq, MAX_SEQ);
 
     s.be = op_open(backend, threads);
     s.m = (fmt_model){ .n_head = c->n_head,
@@ -421,15 +313,14 @@ static scene open_scene(const attn_case *c, const char *backend, int threads)
                        .rope_gap = c->gap,
                        .rope_mscale = c->step == 1 ? 1.125 : 1, /* YaRN, exact in f32 */
                        .eps = 1e-6 };
-    s.n_pages = s.n_seq * CAPACITY + 1; /* 7, 13, 19, 25: 25 shares a factor with the shuffle's 5 */
-    s.n_pages += s.n_pages % 5 == 0;
+    s.shape = (op_batch_shape){ n_seq, CAPACITY, op_n_pages(n_seq, CAPACITY), c->rot };
     s.kv = (rt_kv){ .format = &formats[c->kv],
-                    .n_pages = s.n_pages,
+                    .n_pages = s.shape.n_pages,
                     .layers = LAYERS,
                     .n_kv = c->n_kv,
                     .hd = c->hd };
     s.kv_bytes =
-        (size_t)(LAYERS * s.n_pages * 2 * c->n_kv * RT_PAGE * c->hd) * fmt_dtype_bytes(c->kv);
+        (size_t)(LAYERS * s.kv.n_pages * 2 * c->n_kv * RT_PAGE * c->hd) * fmt_dtype_bytes(c->kv);
     s.pages = op_host(s.kv_bytes);
     memset(s.pages, 0x5a, s.kv_bytes);
     if (!s.be)

@@ -5,6 +5,7 @@
 #include "runtime/engine.h"
 #include "runtime/model_cli.h"
 #include "tests/ops/ops.h"
+#include "tests/t_packed.h"
 
 #define MODEL "datasets/qwen-tiny"
 #define VOCAB 152064
@@ -161,9 +162,10 @@ static void t_limits(void)
 /* ---- whole models --------------------------------------------------------------------------- */
 
 /* Everything that opens a model and runs it, on a backend whose n-th allocation fails. */
-static q_status run_model(rt_backend *be, const char *scheme, int64_t n, q_ids *reply, q_err *err)
+static q_status run_model(rt_backend *be, const char *dir, const char *scheme, int64_t n,
+                          q_ids *reply, q_err *err)
 {
-    static const int32_t prompt[] = { 5, 17, 400, 3, 99 };
+    static const int32_t prompt[] = { 5, 17, 35, 3, 9 };
     q_status st = Q_OK;
     fmt_src *src = NULL;
     rt_model *m = NULL;
@@ -173,7 +175,7 @@ static q_status run_model(rt_backend *be, const char *scheme, int64_t n, q_ids *
         .max_tok = 16, .max_seqs = 2, .kv_tokens = 128, .kv_format = "f16"
     };
 
-    Q_TRY(fmt_src_open(&src, MODEL, err));
+    Q_TRY(fmt_src_open(&src, dir, err));
     be->n_alloc = n;
     Q_TRY(
         rt_model_open(&m, src, be,
@@ -219,8 +221,39 @@ static void t_model(void)
         q_ids a = { 0 }, b = { 0 };
         q_err err = { 0 };
 
-        T_OK(run_model(s < 3 ? cpu : gpu, schemes[s], 0, &a, &err), err);
-        T_OK(run_model(gpu, schemes[s], 0, &b, &err), err);
+        T_OK(run_model(s < 3 ? cpu : gpu, MODEL, schemes[s], 0, &a, &err), err);
+        T_OK(run_model(gpu, MODEL, schemes[s], 0, &b, &err), err);
+        T_INT(a.n, b.n);
+        for (size_t i = 0; i < a.n; i++)
+            T_INT(b.v[i], a.v[i]);
+        q_ids_free(&a);
+        q_ids_free(&b);
+    }
+    rt_backend_close(cpu);
+}
+
+/* Checkpoints in groups, as others write them: the ids of the CPU. */
+static void t_model_groups(void)
+{
+    static const pk_opts sorts[] = {
+        { .family = "qwen", .layout = PK_GPTQ, .bits = 4, .group = 32, .sym = 1 },
+        { .family = "qwen2", .layout = PK_GPTQ, .bits = 4, .group = 32, .sym = 1, .desc_act = 1 },
+        { .family = "qwen2", .layout = PK_GPTQ, .bits = 8, .group = 64, .zero_min = 1 },
+        { .family = "qwen2", .layout = PK_GPTQ_V2, .bits = 4, .group = 40 },
+        { .family = "qwen2", .layout = PK_AWQ, .bits = 4, .group = 32 },
+        { .family = "qwen2", .layout = PK_CT, .bits = 8, .group = -1, .sym = 1 },
+    };
+    rt_backend *gpu = op_need_cuda(), *cpu = op_open("cpu", 0);
+    char dir[256];
+
+    snprintf(dir, sizeof dir, "%s/groups", t_tmpdir());
+    for (size_t s = 0; s < sizeof sorts / sizeof sorts[0]; s++) {
+        q_ids a = { 0 }, b = { 0 };
+        q_err err = { 0 };
+
+        pk_write(dir, &sorts[s]);
+        T_OK(run_model(cpu, dir, NULL, 0, &a, &err), err);
+        T_OK(run_model(gpu, dir, NULL, 0, &b, &err), err);
         T_INT(a.n, b.n);
         for (size_t i = 0; i < a.n; i++)
             T_INT(b.v[i], a.v[i]);
@@ -257,9 +290,8 @@ static void t_head(void)
 }
 
 /* The n-th allocation fails: an error, nothing lost, and the backend goes on working. */
-static void t_alloc_fails(void)
+static int allocations(rt_backend *be, const char *dir, const char *scheme)
 {
-    rt_backend *be = op_need_cuda();
     uint64_t all;
     const uint64_t before = be->ops->free_bytes(be, &all);
     q_status st = Q_ENOMEM;
@@ -269,20 +301,34 @@ static void t_alloc_fails(void)
         q_ids reply = { 0 };
         q_err err = { 0 };
 
-        st = run_model(be, "w8a8", ++n, &reply, &err);
+        st = run_model(be, dir, scheme, ++n, &reply, &err);
         if (st == Q_ENOMEM)
             T_TRUE(strstr(err.msg, "no device memory"));
         else
             T_OK(st, err);
         q_ids_free(&reply);
     }
-    T_TRUE(n > 30); /* every weight, norm, page block and buffer was one of them */
     T_TRUE(be->ops->free_bytes(be, &all) + ((uint64_t)64 << 20) >= before);
+    return n;
 }
 
-static const t_case tests[] = { T(t_open),     T(t_no_gpu),      T(t_pick),
-                                T(t_pick_bad), T(t_limits),      T(t_head),
-                                T(t_model),    T(t_alloc_fails), { 0 } };
+static void t_alloc_fails(void)
+{
+    const pk_opts groups = {
+        .family = "qwen2", .layout = PK_CT, .bits = 4, .group = 32, .desc_act = 1
+    };
+    rt_backend *be = op_need_cuda();
+    char dir[256];
+
+    T_TRUE(allocations(be, MODEL, "w8a8") > 30); /* every weight, norm, page block and buffer */
+    snprintf(dir, sizeof dir, "%s/groups", t_tmpdir());
+    pk_write(dir, &groups);
+    T_TRUE(allocations(be, dir, NULL) > 8 * 4); /* codes, scales, zeros and order of 8 linears */
+}
+
+static const t_case tests[] = { T(t_open),        T(t_no_gpu), T(t_pick),  T(t_pick_bad),
+                                T(t_limits),      T(t_head),   T(t_model), T(t_model_groups),
+                                T(t_alloc_fails), { 0 } };
 
 int main(int argc, char **argv)
 {

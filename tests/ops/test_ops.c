@@ -3,7 +3,8 @@
  * Sizes are chosen around the vectors (8, 16), the blocks (32, 128) and the tiles (12 tokens, 128 x
  * 512) of the kernels: one less, equal, one more.  Bounds are relative to the rms of the reference;
  * the reference uses the weights that the codes stand for, so they bound float32 arithmetic alone:
- * about sqrt(K) roundings of 6e-8. */
+ * about sqrt(K) roundings of 6e-8.  Grouped weights take activations in blocks of 8-bit codes on
+ * the CPU; the reference then takes what those codes stand for. */
 #include "tests/ops/ops.h"
 
 typedef struct op_case {
@@ -12,9 +13,11 @@ typedef struct op_case {
     rt_epi epi;
     int bias, zero_row; /* zero_row: row 0 of W and of x is zero */
     double nmse, max;
+    op_groups groups;
 } op_case;
 
 static const char *const epi_name[] = { "none", "f32", "add", "silu" };
+static const char *const order_name[] = { "", " act-order", " uneven" };
 
 #define SUM 1e-12, 4e-6 /* a sum of products in f32 */
 #define EPI 1e-11, 2e-5 /* two sums multiplied, and exp of one */
@@ -89,13 +92,49 @@ static const op_case cases[] = {
     { "f16", 65, 256, 264, RT_EPI_SILU_MUL, 1, 0, EPI },
     { "w8", 100, 264, 264, RT_EPI_ADD, 1, 0, SUM },
     { "w4", 130, 264, 264, RT_EPI_NONE, 1, 0, SUM },
-    { "w4", 70, 4100, 4096, RT_EPI_F32, 1, 0, SUM }, /* more than one strip of CU_TILE bytes */
+    { "w4", 70, 4100, 4096, RT_EPI_F32, 1, 0, SUM },
+    /* groups the GPU's kernels know: whole chunks and parts of them, shorter last ones */
+    { "w4g", 1, 48, 256, RT_EPI_ADD, 1, 0, SUM, { 128 } },
+    { "w4g", 8, 100, 1096, RT_EPI_NONE, 1, 0, SUM, { 32 } },
+    { "w4g", 1, 64, 1152, RT_EPI_SILU_MUL, 1, 0, EPI, { 64, .sym = 1 } },
+    { "w4g", 1, 33, 2112, RT_EPI_F32, 0, 0, SUM, { -1 } },
+    { "w4g", 16, 112, 1280, RT_EPI_SILU_MUL, 0, 0, EPI, { 128 } },
+    { "w4g", 16, 4250, 256, RT_EPI_NONE, 0, 0, EPI, { 128 } }, /* more rows: more to be the worst */
+    { "w4g", 33, 8400, 264, RT_EPI_NONE, 0, 0, EPI, { 64 } },
+    { "w8", 64, 8400, 136, RT_EPI_ADD, 0, 0, EPI },
+    { "w4g", 31, 70, 1152, RT_EPI_ADD, 1, 0, SUM, { 32, .sym = 1 } },
+    { "w4g", 64, 96, 520, RT_EPI_SILU_MUL, 0, 0, EPI, { 256 } },
+    { "w4g", 64, 72, 1000, RT_EPI_F32, 1, 0, SUM, { 64 } },
+    { "w8g", 1, 48, 256, RT_EPI_ADD, 1, 0, SUM, { 128 } },
+    { "w8g", 2, 40, 1000, RT_EPI_F32, 0, 0, SUM, { 32, .sym = 1 } },
+    { "w8g", 16, 100, 1088, RT_EPI_NONE, 1, 0, SUM, { 64 } },
+    { "w8g", 9, 160, 520, RT_EPI_SILU_MUL, 0, 0, EPI, { -1, .sym = 1 } },
+    { "w8g", 63, 96, 520, RT_EPI_SILU_MUL, 1, 0, EPI, { 32 } },
+    { "w8g", 40, 50, 1024, RT_EPI_ADD, 0, 0, SUM, { 128 } },
+    { "w4g", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM, { 128 } },
+    /* columns in the order of others, and groups of different sizes */
+    { "w4g", 1, 50, 384, RT_EPI_ADD, 1, 0, SUM, { 128, OP_ACT_ORDER } },
+    { "w4g", 31, 96, 1096, RT_EPI_SILU_MUL, 0, 0, EPI, { 32, OP_ACT_ORDER, 1 } },
+    { "w4g", 70, 96, 264, RT_EPI_NONE, 0, 0, SUM, { 64, OP_ACT_ORDER } },
+    { "w8g", 16, 50, 384, RT_EPI_F32, 1, 0, SUM, { 64, OP_ACT_ORDER } },
+    { "w8g", 65, 40, 129, RT_EPI_ADD, 0, 0, SUM, { 32, OP_ACT_ORDER } },
+    { "w4g", 5, 40, 256, RT_EPI_NONE, 1, 0, SUM, { 128, OP_UNEVEN } },
+    { "w4g", 3, 40, 77, RT_EPI_NONE, 1, 0, SUM, { 1, OP_UNEVEN } },
+    { "w8g", 70, 40, 256, RT_EPI_F32, 0, 0, SUM, { 64, OP_UNEVEN } },
+    /* many tokens: groups in order, of any size, gate and up that start inside a tile of scales */
+    { "w4g", 130, 264, 264, RT_EPI_ADD, 1, 0, SUM, { 32 } },
+    { "w4g", 100, 270, 400, RT_EPI_ADD, 1, 0, SUM, { 128, .sym = 1 } },
+    { "w4g", 3, 270, 400, RT_EPI_SILU_MUL, 1, 0, EPI, { 128 } },
+    { "w8g", 100, 264, 264, RT_EPI_NONE, 0, 0, SUM, { 40 } },
+    { "w8g", 70, 100, 1000, RT_EPI_F32, 1, 0, SUM, { -1 } },
+    { "w4g", 2, 65, 1 << 20, RT_EPI_ADD, 1, 0, SUM }, /* two strips of the GPU, there only */
 };
 
 #define N_CASES (sizeof cases / sizeof cases[0])
 
 typedef struct linear_data {
-    float *x, *w, *bias, *y0; /* w [N, K]: values before rounding, then what the codes mean */
+    float *x, *xq;        /* [M, K]; xq: as the product takes it */
+    float *w, *bias, *y0; /* w [N, K]: values before rounding, then what the codes mean */
     double *ref;
     size_t n_y;
 } linear_data;
@@ -115,7 +154,7 @@ static void reference(const op_case *c, linear_data *d)
             double s = c->bias ? (double)d->bias[n] : 0;
 
             for (int64_t k = 0; k < c->K; k++)
-                s += (double)d->x[t * c->K + k] * (double)d->w[n * c->K + k];
+                s += (double)d->xq[t * c->K + k] * (double)d->w[n * c->K + k];
             z[t * c->N + n] = s;
         }
     for (size_t i = 0; i < d->n_y; i++) {
@@ -145,7 +184,8 @@ static void run_linear(const op_case *c, const char *name, const char *backend, 
 
         if (!be)
             break;
-        w = op_weight(be, op_tensor(c->scheme, raw, c->bias ? d->bias : NULL, c->N, c->K, d->w));
+        w = op_weight(be, op_tensor_groups(c->scheme, &c->groups, raw, c->bias ? d->bias : NULL,
+                                           c->N, c->K, d->w));
         x = op_act_up(be, d->x, (size_t)(c->M * c->K));
         out = f32 ? op_up(be, d->y0, d->n_y * sizeof *y) : op_act_up(be, d->y0, d->n_y);
         tmp = op_act_alloc(be, (size_t)(c->M * c->N));
@@ -184,13 +224,14 @@ static void linear_on(const char *const *backends, size_t n_backends)
         const float spread = 1.0f / sqrtf((float)c->K);
         linear_data d = { .n_y = (size_t)(c->M * cols) };
 
-        if (strcmp(backends[0], "cuda") == 0 && qnt_scheme_find(c->scheme)->grouped)
-            continue; /* refused by that backend */
+        if (c->K == 1 << 20 && !op_is_cuda(backends[0]))
+            continue;
         float *raw = op_random((size_t)(c->N * c->K), i + 1, 3 * spread);
         char name[96];
 
-        snprintf(name, sizeof name, "%s %lldx%lldx%lld %s%s", c->scheme, (long long)c->M,
-                 (long long)c->N, (long long)c->K, epi_name[c->epi], c->bias ? "+b" : "");
+        snprintf(name, sizeof name, "%s %lldx%lldx%lld %s%s g%lld%s", c->scheme, (long long)c->M,
+                 (long long)c->N, (long long)c->K, epi_name[c->epi], c->bias ? "+b" : "",
+                 (long long)c->groups.size, order_name[c->groups.order]);
         op_round(raw, (size_t)(c->N * c->K));
         d.x = op_random((size_t)(c->M * c->K), i + 100, 1);
         op_round(d.x, (size_t)(c->M * c->K));
@@ -202,13 +243,18 @@ static void linear_on(const char *const *backends, size_t n_backends)
             memset(raw, 0, (size_t)c->K * sizeof *raw);
             memset(d.x, 0, (size_t)c->K * sizeof *d.x);
         }
-        qnt_tensor t = op_tensor(c->scheme, raw, NULL, c->N, c->K, d.w);
+        qnt_tensor t = op_tensor_groups(c->scheme, &c->groups, raw, NULL, c->N, c->K, d.w);
+        d.xq = op_host((size_t)(c->M * c->K) * sizeof *d.xq);
+        memcpy(d.xq, d.x, (size_t)(c->M * c->K) * sizeof *d.xq);
+        if (t.scheme->grouped && strcmp(backends[0], "cuda") != 0) /* its activations are f16 */
+            op_blocks(d.xq, d.x, c->M, c->K, &t);
         qnt_tensor_free(&t);
         reference(c, &d);
         for (size_t b = 0; b < n_backends; b++)
             run_linear(c, name, backends[b], &d, raw);
         q_free(raw);
         q_free(d.x);
+        q_free(d.xq);
         q_free(d.w);
         q_free(d.bias);
         q_free(d.y0);
@@ -343,8 +389,8 @@ static void one_embed(rt_backend *be, const char *scheme, int64_t vocab, int64_t
 static void embed_on(rt_backend *be)
 {
     for (const qnt_scheme *s = qnt_schemes; s->name; s++) {
-        if ((strcmp(s->name, "w8a8") == 0 || s->grouped) && strcmp(be->ops->name, "cuda") == 0)
-            continue; /* no kernels there yet */
+        if (strcmp(s->name, "w8a8") == 0 && strcmp(be->ops->name, "cuda") == 0)
+            continue; /* no kernel there */
         one_embed(be, s->name, 32, 64);
         one_embed(be, s->name, 37, 259);
     }

@@ -3,16 +3,16 @@
  * A model of random weights, a cache filled with random keys and values, one token for each of
  * several sequences with shuffled pages.  Both ways start from the same state; the residual stream
  * after all layers and what was stored into the cache must agree.  Then: the same again gives the
- * same bits, and so does a token beside other neighbours.  Cases that the kernel does not take must
- * say so and leave the state alone. */
+ * same bits, and so does a token beside other neighbours; w8a8 products, whose sums are exact, are
+ * the bits of the single operations.  Cases that the kernel does not take must say so and leave the
+ * state alone. */
 #include <stdio.h>
 
 #include "runtime/decoder.h"
-#include "tests/ops/ops.h"
+#include "tests/ops/op_batch.h"
 
 #define MAX_SEQ 16
 #define LAYERS  2
-#define BASE    10000.0
 
 typedef struct step_case {
     const char *name, *scheme;
@@ -20,6 +20,8 @@ typedef struct step_case {
     int bias, norm, logn;
     int taken; /* by the kernel */
     int n_seq, past[MAX_SEQ];
+    int kv8;       /* an int8 cache */
+    float x_scale; /* w8a8: of activations; 0: per token */
 } step_case;
 
 #define HALVES(hd)     (hd), 1, (hd) / 2
@@ -29,6 +31,9 @@ typedef struct step_case {
     {                                                                                              \
         1000, 63                                                                                   \
     }
+#define GQA7(hd)   896, 14, 2, hd, 1000, HALVES(hd)
+#define GQA16      512, 16, 1, 128, 1408, HALF_PAIRS(128)
+#define WIDE(n_kv) 2048, 16, n_kv, 128, 5504, HALVES(128) /* units of every number */
 
 static const step_case cases[] = {
     { "first token", "f16", 256, 2, 2, 128, 768, HALVES(128), 1, 0, 0, 1, 1, { 0 } },
@@ -36,53 +41,42 @@ static const step_case cases[] = {
     { "w8, mha", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED },
     { "w4, mha", "w4", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 1, { 1000 } },
     { "f16, gqa 2, q and k norm", "f16", 256, 4, 2, 128, 512, HALVES(128), 0, 1, 0, 1, RAGGED },
-    { "w8, gqa 7", "w8", 896, 14, 2, 64, 1000, HALVES(64), 1, 0, 0, 1, 2, { 700, 64 } },
-    { "w4, gqa 16, half pairs",
+    { "w8, gqa 7", "w8", GQA7(64), 1, 0, 0, 1, 2, { 700, 64 } },
+    { "w4, gqa 16, half pairs", "w4", GQA16, 1, 0, 0, 1, 1, { 2000 } },
+    { "f16, gqa 8", "f16", 512, 8, 1, 64, 1368, HALF_PAIRS(64), 1, 0, 0, 1, 1, { 4000 } },
+    { "w8, wide", "w8", WIDE(16), 1, 0, 0, 1, 1, { 300 } },
+    { "w4, wide", "w4", WIDE(4), 0, 0, 0, 1, 1, { 31 } },
+    { "w8a8, mha", "w8a8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED },
+    { "w8a8, first token", "w8a8", 256, 4, 4, 64, 768, HALVES(64), 1, 0, 1, 1, 1, { 0 } },
+    { "w8a8, wide", "w8a8", WIDE(16), 1, 0, 0, 1, 1, { 300 } },
+    { "w8a8, static, int8 cache", "w8a8", GQA7(64), 1, 0, 0, 1, 2, { 700, 64 }, 1, 0.02f },
+    { "w8a8, widest", "w8a8", 128, 2, 2, 64, 24576, HALVES(64), 0, 0, 0, 1, 2, { 5, 9 }, 1 },
+    { "w8a8, too wide", "w8a8", 128, 2, 2, 64, 24704, HALVES(64), 0, 0, 0, 0, 1, { 5 } },
+    { "w8a8, tiny scale", "w8a8", 256, 4, 4, 64, 512, HALVES(64), 0, 0, 0, 0, 1, { 5 }, 0, 1e-20f },
+    { "w8a8, static", "w8a8", WIDE(4), 1, 0, 0, 1, 1, { 9 }, 0, 0.0123f },
+    { "f16, int8 cache", "f16", 256, 4, 4, 64, 512, HALVES(64), 1, 0, 1, 1, RAGGED, 1 },
+    { "w8, int8 cache", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED, 1 },
+    { "w8, gqa 7, int8 cache", "w8", GQA7(128), 0, 1, 0, 1, 2, { 2000, 15 }, 1 },
+    { "w4, gqa 16, int8 cache", "w4", GQA16, 1, 0, 0, 1, 1, { 4000 }, 1 },
+    { "width 32", "f16", 128, 4, 4, 32, 256, HALVES(32), 0, 0, 0, 0, 1, { 9 } },
+    { "odd ffn", "f16", 128, 2, 2, 64, 258, HALVES(64), 0, 0, 0, 0, 1, { 9 } },
+    { "w4, 4 sequences",
       "w4",
-      512,
-      16,
-      1,
+      256,
+      2,
+      2,
       128,
-      1408,
-      HALF_PAIRS(128),
-      1,
-      0,
-      0,
-      1,
-      1,
-      { 2000 } },
-    { "f16, gqa 8, half pairs",
-      "f16",
-      512,
-      8,
-      1,
-      64,
-      1368,
-      HALF_PAIRS(64),
-      1,
-      0,
-      0,
-      1,
-      1,
-      { 4000 } },
-    { "w8, units of every number",
-      "w8",
-      2048,
-      16,
-      16,
-      128,
-      5504,
+      1536,
       HALVES(128),
       1,
       0,
       0,
       1,
-      1,
-      { 300 } },
-    { "w4, the same", "w4", 2048, 16, 4, 128, 5504, HALVES(128), 0, 0, 0, 1, 1, { 31 } },
-    { "width 32", "f16", 128, 4, 4, 32, 256, HALVES(32), 0, 0, 0, 0, 1, { 9 } },
-    { "odd ffn", "f16", 128, 2, 2, 64, 258, HALVES(64), 0, 0, 0, 0, 1, { 9 } },
-    { "w4, 4 sequences", "w4", 256, 2, 2, 128, 768, HALVES(128), 0, 0, 0, 0, 4, { 9, 100 } },
+      4,
+      { 9, 100, 0, 700 } },
+    { "w8, the same", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 4, { 9, 100, 0, 700 } },
+    { "f16, 3 sequences", "f16", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 3, { 9, 700, 0 } },
+    { "w4, 5 sequences", "w4", 256, 2, 2, 128, 768, HALVES(128), 0, 0, 0, 0, 5, { 9, 100 } },
 };
 
 typedef struct scene {
@@ -90,14 +84,15 @@ typedef struct scene {
     rt_backend *be;
     rt_model m;
     rt_work work;
-    rt_batch b;
+    op_batch_shape shape;
+    rt_batch b; /* backend memory */
     rt_kv kv;
     size_t kv_bytes, n_x;
     void *kv_first; /* host: the cache before the step */
     float *x_first; /* host: [n_tok, hid] */
 } scene;
 
-static const rt_kv_format f16 = { "f16", FMT_F16 };
+static const rt_kv_format formats[] = { { "f16", FMT_F16 }, { "int8", FMT_I8 } };
 
 static float *up_random(rt_backend *be, size_t n, uint64_t seed, float middle, float size)
 {
@@ -116,8 +111,11 @@ static rt_weight random_weight(rt_backend *be, const step_case *c, int64_t N, in
 {
     float *v = op_random((size_t)(N * K), seed, 1.7f / sqrtf((float)K));
     float *b = op_random((size_t)N, seed + 1, 0.5f);
-    const rt_weight w = op_weight(be, op_tensor(c->scheme, v, bias ? b : NULL, N, K, v));
+    qnt_tensor t = op_tensor(c->scheme, v, bias ? b : NULL, N, K, v);
+    rt_weight w;
 
+    t.x_scale = c->x_scale;
+    w = op_weight(be, t);
     q_free(v);
     q_free(b);
     return w;
@@ -141,58 +139,45 @@ static void make_layer(scene *s, rt_layer *l, uint64_t seed)
     l->w[FMT_FFN_DOWN] = random_weight(be, c, c->hid, c->ffn, 0, seed + 10);
 }
 
-/* One token a sequence after past[i] cached ones; pages in an order of their own. */
+/* One token a sequence after past[i] cached ones. */
 static void make_batch(scene *s, const int *past)
 {
-    const step_case *c = s->c;
-    const int n = c->n_seq, pages = (int)s->kv.n_pages, each = pages / n;
-    int32_t ints[5 * MAX_SEQ + 1], *block = op_host((size_t)pages * sizeof *block);
-    int32_t *pos = ints, *seq = pos + n, *len = seq + n, *start = len + n;
-    float *freq = op_host((size_t)(n * (c->rot / 2) + 1) * sizeof *freq), scale[MAX_SEQ];
+    op_span seq[MAX_SEQ] = { 0 };
+    rt_batch host;
 
-    start[0] = 0;
-    for (int i = 0; i < n; i++) {
-        pos[i] = past[i];
-        seq[i] = i;
-        len[i] = past[i] + 1;
-        start[i + 1] = i + 1;
-        scale[i] = c->logn ? 1.0f + 0.1f * (float)i : 1.0f;
-        for (int j = 0; j < each; j++)
-            block[i * each + j] = (i * each + j) * 7 % pages;
-        for (int p = 0; p < c->rot / 2; p++)
-            freq[i * (c->rot / 2) + p] =
-                (float)pow(BASE, -2.0 * p / (double)c->rot) / (float)(1 + i % 2);
-    }
-    s->b =
-        (rt_batch){ .n_tok = n,
-                    .n_seq = n,
-                    .max_blocks = each,
-                    .pos = op_up(s->be, pos, sizeof *pos * (size_t)n),
-                    .seq = op_up(s->be, seq, sizeof *seq * (size_t)n),
-                    .kv_len = op_up(s->be, len, sizeof *len * (size_t)n),
-                    .q_start = op_up(s->be, start, sizeof *start * (size_t)(n + 1)),
-                    .block = op_up(s->be, block, sizeof *block * (size_t)pages),
-                    .inv_freq = op_up(s->be, freq, sizeof *freq * (size_t)(n * (c->rot / 2) + 1)),
-                    .q_scale = op_up(s->be, scale, sizeof *scale * (size_t)n) };
-    T_OK(s->be->ops->sync(s->be, &(q_err){ 0 }), (q_err){ 0 });
-    q_free(block);
-    q_free(freq);
+    for (int i = 0; i < s->c->n_seq; i++)
+        seq[i] = (op_span){ past[i], 1 };
+    host = op_batch(&s->shape, seq, 1);
+    for (int i = 0; i < s->c->n_seq && s->c->logn; i++)
+        host.q_scale[i] = 1.0f + 0.1f * (float)i;
+    s->b = op_batch_up(s->be, &s->shape, &host);
+    op_batch_free(&host);
 }
 
-static void free_batch(scene *s)
+/* Random keys and values; what a code is worth differs from head to head. */
+static void make_cache(scene *s)
 {
-    void *all[] = { s->b.pos,   s->b.seq,      s->b.kv_len, s->b.q_start,
-                    s->b.block, s->b.inv_freq, s->b.q_scale };
+    const size_t n = s->kv_bytes / fmt_dtype_bytes(s->kv.format->dtype);
+    const float step = s->c->kv8 ? 127 : 1;
+    float *v = op_random(n, 77, step);
 
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        s->be->ops->free(s->be, all[i]);
+    s->kv_first = op_host(s->kv_bytes);
+    if (s->c->kv8) {
+        for (size_t i = 0; i < n; i++)
+            ((int8_t *)s->kv_first)[i] = (int8_t)lrintf(v[i]);
+        s->kv.k_scale = up_random(s->be, (size_t)(LAYERS * s->c->n_kv), 80, 1.0f / 127, 0.3f / 127);
+        s->kv.v_scale = up_random(s->be, (size_t)(LAYERS * s->c->n_kv), 81, 1.0f / 127, 0.3f / 127);
+    } else {
+        fmt_convert(s->kv_first, FMT_F16, v, FMT_F32, n, NULL);
+    }
+    s->kv.base = op_alloc(s->be, s->kv_bytes);
+    q_free(v);
 }
 
 static void open_scene(scene *s, const step_case *c, rt_backend *be)
 {
-    int64_t longest = 0, pages;
+    int longest = 0;
     q_err err = { 0 };
-    float *v;
 
     memset(s, 0, sizeof *s);
     s->c = c;
@@ -216,18 +201,17 @@ static void open_scene(scene *s, const step_case *c, rt_backend *be)
     T_OK(rt_work_open(&s->work, &s->m, c->n_seq, 1, &err), err);
     for (int i = 0; i < c->n_seq; i++)
         longest = c->past[i] > longest ? c->past[i] : longest;
-    pages = (longest / RT_PAGE + 1) * c->n_seq;
-    pages += pages % 7 == 0; /* so that 7 j mod pages meets every page */
-    while (pages % c->n_seq != 0 || pages % 7 == 0)
-        pages++;
-    s->kv =
-        (rt_kv){ .format = &f16, .n_pages = pages, .layers = LAYERS, .n_kv = c->n_kv, .hd = c->hd };
-    s->kv_bytes = (size_t)(LAYERS * pages * 2 * c->n_kv * RT_PAGE * c->hd) * 2;
-    v = op_random(s->kv_bytes / 2, 77, 1);
-    s->kv_first = op_host(s->kv_bytes);
-    fmt_convert(s->kv_first, FMT_F16, v, FMT_F32, s->kv_bytes / 2, NULL);
-    q_free(v);
-    s->kv.base = op_alloc(be, s->kv_bytes);
+    s->shape =
+        (op_batch_shape){ .n_seq = c->n_seq, .capacity = longest / RT_PAGE + 1, .rot = c->rot };
+    s->shape.n_pages = op_n_pages(c->n_seq, s->shape.capacity);
+    s->kv = (rt_kv){ .format = &formats[c->kv8],
+                     .n_pages = s->shape.n_pages,
+                     .layers = LAYERS,
+                     .n_kv = c->n_kv,
+                     .hd = c->hd };
+    s->kv_bytes = (size_t)(LAYERS * s->kv.n_pages * 2 * c->n_kv * RT_PAGE * c->hd) *
+                  fmt_dtype_bytes(s->kv.format->dtype);
+    make_cache(s);
     s->n_x = (size_t)(c->n_seq * c->hid);
     s->x_first = op_random(s->n_x, 78, 2);
     make_batch(s, c->past);
@@ -237,9 +221,11 @@ static void close_scene(scene *s)
 {
     rt_backend *be = s->be;
 
-    free_batch(s);
+    op_batch_down(be, &s->b);
     rt_work_close(&s->work, &s->m);
     be->ops->free(be, s->kv.base);
+    be->ops->free(be, (void *)(uintptr_t)s->kv.k_scale);
+    be->ops->free(be, (void *)(uintptr_t)s->kv.v_scale);
     for (int l = 0; l < LAYERS; l++) {
         rt_layer *L = &s->m.layer[l];
 
@@ -284,23 +270,71 @@ static int run(scene *s, int one, float *x, void *cache)
     return done;
 }
 
+static void to_floats(float *out, const void *v, size_t n, fmt_dtype t)
+{
+    for (size_t i = 0; i < n && t == FMT_I8; i++)
+        out[i] = ((const int8_t *)v)[i];
+    if (t != FMT_I8)
+        fmt_convert(out, FMT_F32, v, t, n, NULL);
+}
+
+/* Norms and attention add up in another order, which changes the last bit of a half here and there;
+ * where the halves become codes, of activations or of keys and values, some come out one step
+ * higher or lower: a step is 1 / 40 of a value. */
 static void compare(const step_case *c, const char *what, const void *y, const void *ref, size_t n,
                     fmt_dtype t)
 {
+    const int coded = c->kv8 || strcmp(c->scheme, "w8a8") == 0;
     float *a = op_host(n * sizeof *a);
     double *r = op_host(n * sizeof *r);
     float *b = op_host(n * sizeof *b);
     char name[96];
 
-    fmt_convert(a, FMT_F32, y, t, n, NULL);
-    fmt_convert(b, FMT_F32, ref, t, n, NULL);
+    to_floats(a, y, n, t);
+    to_floats(b, ref, n, t);
     for (size_t i = 0; i < n; i++)
         r[i] = (double)b[i];
     snprintf(name, sizeof name, "%s: %s", c->name, what);
-    op_compare(name, "cuda", a, r, n, 2e-6, 2e-2);
+    op_compare(name, "cuda", a, r, n, coded ? 2e-5 : 2e-6, 2e-2);
     q_free(a);
     q_free(b);
     q_free(r);
+}
+
+/* One layer of w8a8: what its last two products added, from the same inputs by single operations.
+ */
+static void check_exact(scene *s, float *x, float *want, void *cache)
+{
+    const rt_layer *l = &s->m.layer[0];
+    const int n_tok = s->b.n_tok;
+    rt_backend *be = s->be;
+    q_err err = { 0 };
+
+    s->m.desc.layers = 1;
+    T_INT(run(s, 1, x, cache), 1);
+    s->m.desc.layers = LAYERS;
+    T_OK(be->ops->copy(be, s->work.x, s->x_first, s->n_x * sizeof *x, RT_TO_DEVICE, &err), err);
+    T_OK(be->ops->linear(be,
+                         &(rt_linear_args){ .x = s->work.att,
+                                            .w = &l->w[FMT_ATTN_OUT],
+                                            .y = s->work.x,
+                                            .n_tok = n_tok,
+                                            .epi = RT_EPI_ADD },
+                         &err),
+         err);
+    T_OK(be->ops->linear(be,
+                         &(rt_linear_args){ .x = s->work.h,
+                                            .w = &l->w[FMT_FFN_DOWN],
+                                            .y = s->work.x,
+                                            .n_tok = n_tok,
+                                            .epi = RT_EPI_ADD },
+                         &err),
+         err);
+    op_down(be, want, s->work.x, s->n_x * sizeof *want);
+    for (size_t i = 0; i < s->n_x; i++)
+        if (x[i] != want[i])
+            t_fail(s->c->name, 0, "x[%zu] %.9g, of single operations %.9g", i, (double)x[i],
+                   (double)want[i]);
 }
 
 static void check(rt_backend *be, const step_case *c)
@@ -322,13 +356,16 @@ static void check(rt_backend *be, const step_case *c)
     if (c->taken) {
         run(&s, 0, want, want_kv);
         compare(c, "x", x, want, s.n_x, FMT_F32);
-        compare(c, "cache", kv, want_kv, s.kv_bytes / 2, FMT_F16);
+        compare(c, "cache", kv, want_kv, s.kv_bytes / fmt_dtype_bytes(s.kv.format->dtype),
+                s.kv.format->dtype);
         run(&s, 1, again, kv2);
         T_TRUE(memcmp(x, again, s.n_x * sizeof *x) == 0 && memcmp(kv, kv2, s.kv_bytes) == 0);
+        if (strcmp(c->scheme, "w8a8") == 0)
+            check_exact(&s, again, want, kv2);
         /* the first sequence beside shorter neighbours */
         for (int i = 0; i < c->n_seq; i++)
             other[i] = i == 0 ? c->past[0] : c->past[i] / 2;
-        free_batch(&s);
+        op_batch_down(be, &s.b);
         make_batch(&s, other);
         run(&s, 1, again, kv2);
         T_TRUE(memcmp(x, again, (size_t)c->hid * sizeof *x) == 0);

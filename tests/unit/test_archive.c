@@ -12,18 +12,7 @@
 #include "formats/apart.h"
 #include "formats/arch.h"
 #include "formats/h5file.h"
-#include "quant/load.h"
 #include "tests/t_packed.h"
-
-static const char *tmp(const char *name)
-{
-    static char buf[16][256];
-    static int turn;
-    char *p = buf[turn++ & 15];
-
-    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
-    return p;
-}
 
 /* Many files in turn, without waiting for the disk. */
 static void put_raw(const char *path, const char *p, size_t n)
@@ -146,7 +135,7 @@ static void write_archive(const char *path, const tweak *t)
     char place[256];
 
     pk_write_config(t_tmpdir(), &o);
-    T_OK(q_file_slurp(&config, tmp("config.json"), 1 << 20, &err), err);
+    T_OK(q_file_slurp(&config, t_tmp("config.json"), 1 << 20, &err), err);
     T_OK(fmt_h5_create(&w, path, 1, &err), err);
     if (!(t->root && strcmp(t->root, "format") == 0))
         T_OK(fmt_h5_attr_str(w, "/", "format", FMT_ARCH_FORMAT, &err), err);
@@ -170,24 +159,6 @@ static void write_archive(const char *path, const tweak *t)
     T_OK(fmt_h5_commit(w, &err), err);
     fmt_h5w_close(w);
     q_buf_free(&config);
-}
-
-static q_status load_all(const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    fmt_src *s = NULL;
-    qnt_tensor t = { 0 };
-
-    Q_TRY(fmt_src_open(&s, path, err));
-    for (int64_t l = 0; l < PK_LAYERS; l++)
-        for (int r = 0; r < FMT_ROLES; r++)
-            if (fmt_role_get((fmt_role)r)->quant) {
-                Q_TRY(qnt_load(&t, s, (fmt_role)r, l, &(qnt_load_opts){ 0 }, err));
-                qnt_tensor_free(&t);
-            }
-out:
-    fmt_src_close(s);
-    return st;
 }
 
 static void t_wrong(void)
@@ -249,11 +220,11 @@ static void t_wrong(void)
     q_err err = { 0 };
 
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        write_archive(tmp("a.h5"), &rows[i].t);
+        write_archive(t_tmp("a.h5"), &rows[i].t);
         if (rows[i].want == Q_OK)
-            T_OK(load_all(tmp("a.h5"), &err), err);
+            T_OK(pk_load_all(t_tmp("a.h5"), &err), err);
         else
-            T_ERR(load_all(tmp("a.h5"), &err), err, rows[i].want, rows[i].part);
+            T_ERR(pk_load_all(t_tmp("a.h5"), &err), err, rows[i].want, rows[i].part);
     }
 }
 
@@ -270,16 +241,16 @@ static void t_huge(void)
         uint64_t want[2] = { 8, 96 };
         int found = 0;
 
-        write_archive(tmp("a.h5"), &(tweak){ 0 });
-        T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+        write_archive(t_tmp("a.h5"), &(tweak){ 0 });
+        T_OK(q_file_slurp(&b, t_tmp("a.h5"), 1 << 28, &err), err);
         for (size_t at = 0; at + 16 < b.size; at++) /* dimensions stand as two numbers of 8 bytes */
             if (memcmp(b.data + at, want, sizeof want) == 0) {
                 memcpy(b.data + at, dims[i], sizeof want);
                 found++;
             }
         T_TRUE(found > 0);
-        put_raw(tmp("b.h5"), b.data, b.size);
-        T_TRUE(load_all(tmp("b.h5"), &err) != Q_OK);
+        put_raw(t_tmp("b.h5"), b.data, b.size);
+        T_TRUE(pk_load_all(t_tmp("b.h5"), &err) != Q_OK);
         T_TRUE(strstr(err.msg, "b.h5") != NULL);
         err = (q_err){ 0 };
         q_buf_free(&b);
@@ -295,14 +266,14 @@ static void t_cut(void)
     q_buf b = { 0 };
     size_t step, n_open = 0;
 
-    write_archive(tmp("a.h5"), &(tweak){ .kv = 1 });
-    T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1 });
+    T_OK(q_file_slurp(&b, t_tmp("a.h5"), 1 << 28, &err), err);
     step = b.size / 150 | 1;
     for (size_t n = 0; n < b.size; n += n < 4096 ? 61 : step) {
         q_status st;
 
-        put_raw(tmp("cut.h5"), b.data, n);
-        st = load_all(tmp("cut.h5"), &err);
+        put_raw(t_tmp("cut.h5"), b.data, n);
+        st = pk_load_all(t_tmp("cut.h5"), &err);
         if (st == Q_OK) { /* only the last line is missing */
             n_open++;
             T_TRUE(b.size - n < 100);
@@ -323,22 +294,22 @@ static void t_flips(void)
     q_buf b = { 0 };
     int whole = 0;
 
-    write_archive(tmp("a.h5"), &(tweak){ .kv = 1 });
-    T_OK(fmt_h5_verify(tmp("a.h5"), &whole, &err), err);
+    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1 });
+    T_OK(fmt_h5_verify(t_tmp("a.h5"), &whole, &err), err);
     T_INT(whole, 1);
-    T_OK(q_file_slurp(&b, tmp("a.h5"), 1 << 28, &err), err);
+    T_OK(q_file_slurp(&b, t_tmp("a.h5"), 1 << 28, &err), err);
     for (int i = 0; i < 400; i++) {
         const uint32_t h = pk_hash("flip", i, 9);
         const size_t at = (i % 4 ? h : h % 4096) % b.size; /* headers are hit more often */
         q_status st;
 
         b.data[at] = (char)(b.data[at] ^ (1 << i % 8));
-        put_raw(tmp("bad.h5"), b.data, b.size);
-        st = fmt_h5_verify(tmp("bad.h5"), &whole, &err);
+        put_raw(t_tmp("bad.h5"), b.data, b.size);
+        st = fmt_h5_verify(t_tmp("bad.h5"), &whole, &err);
         if (st == Q_OK && whole)
             t_fail(__FILE__, __LINE__, "bit %d of byte %zu was not found", i % 8, at);
         err = (q_err){ 0 };
-        (void)load_all(tmp("bad.h5"), &err);
+        (void)pk_load_all(t_tmp("bad.h5"), &err);
         err = (q_err){ 0 };
         b.data[at] = (char)(b.data[at] ^ (1 << i % 8));
     }
@@ -380,7 +351,7 @@ out:
 static q_status write_apart(void *self, q_buf *out, q_err *err)
 {
     (void)out;
-    return write_from(tmp("in"), self, NULL, err);
+    return write_from(t_tmp("in"), self, NULL, err);
 }
 
 static void t_nothing_left(void)
@@ -392,9 +363,9 @@ static void t_nothing_left(void)
     q_buf none = { 0 };
     char path[256];
 
-    snprintf(path, sizeof path, "%s", tmp("out.h5"));
-    pk_write(tmp("in"), &o);
-    T_ERR(write_from(tmp("in"), tmp("out.h5"), &stop, &err), err, Q_ECANCEL, "nothing is left");
+    snprintf(path, sizeof path, "%s", t_tmp("out.h5"));
+    pk_write(t_tmp("in"), &o);
+    T_ERR(write_from(t_tmp("in"), t_tmp("out.h5"), &stop, &err), err, Q_ECANCEL, "nothing is left");
     T_INT(entries(t_tmpdir(), "out.h5"), 0);
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &old);
@@ -406,7 +377,7 @@ static void t_nothing_left(void)
         setrlimit(RLIMIT_FSIZE, &old);
         T_INT(entries(t_tmpdir(), "out.h5"), 0);
     }
-    T_OK(write_from(tmp("in"), tmp("out.h5"), NULL, &err), err);
+    T_OK(write_from(t_tmp("in"), t_tmp("out.h5"), NULL, &err), err);
     T_INT(entries(t_tmpdir(), "out.h5"), 1);
 }
 
@@ -493,7 +464,7 @@ static void t_made(void)
     fmt_json *doc = NULL;
     fmt_files files;
     cvt_archive_result r;
-    cvt_archive_opts w = { .path = tmp("made.h5"),
+    cvt_archive_opts w = { .path = t_tmp("made.h5"),
                            .tool = "qwenkit test",
                            .method = "awq",
                            .bits = 4,
@@ -504,8 +475,8 @@ static void t_made(void)
                            .k_scale = k,
                            .v_scale = v };
 
-    pk_write(tmp("in"), &o);
-    T_OK(fmt_src_open(&s, tmp("in"), &err), err);
+    pk_write(t_tmp("in"), &o);
+    T_OK(fmt_src_open(&s, t_tmp("in"), &err), err);
     m.src = w.src = s;
     T_OK(fmt_json_new(&doc, &err), err);
     T_OK(fmt_json_put_int(doc, "seed", 7, &err), err);
@@ -520,14 +491,14 @@ static void t_made(void)
     fmt_json_free(doc);
     fmt_src_close(s);
     s = NULL;
-    check_given(tmp("made.h5"));
-    T_OK(fmt_src_open(&s, tmp("made.h5"), &err), err); /* provenance and scales go along */
-    w = (cvt_archive_opts){ .src = s, .path = tmp("again.h5"), .tool = "qwenkit test" };
+    check_given(t_tmp("made.h5"));
+    T_OK(fmt_src_open(&s, t_tmp("made.h5"), &err), err); /* provenance and scales go along */
+    w = (cvt_archive_opts){ .src = s, .path = t_tmp("again.h5"), .tool = "qwenkit test" };
     T_OK(cvt_archive_write(&r, &w, &err), err);
     fmt_src_close(s);
     s = NULL;
-    check_given(tmp("again.h5"));
-    T_OK(fmt_src_open(&s, tmp("again.h5"), &err), err);
+    check_given(t_tmp("again.h5"));
+    T_OK(fmt_src_open(&s, t_tmp("again.h5"), &err), err);
     files = fmt_src_files(s);
     T_OK(fmt_files_json(&doc, &files, "manifest.json", 1 << 20, &err), err);
     T_INT(fmt_json_kind(fmt_json_get(fmt_json_get(doc, "quantization"), "seed")), FMT_JSON_INT);

@@ -23,6 +23,7 @@ static float uniform(void)
 }
 
 static q_err err;
+static qnt_dev dev;
 
 enum { N = 24, K = 96, ROWS = 150, GROUP = 32 };
 
@@ -45,7 +46,7 @@ static problem *make_problem(void)
     qnt_mirror(p->H, K);
     for (int i = 0; i < ROWS * K; i++)
         p->x[i % K] += fabs((double)p->X[i]) / ROWS;
-    T_OK(qnt_awq_weight_mean(p->w, p->W, N, K, GROUP, &err), err);
+    T_OK(dev.ops->mean(&dev, p->w, p->W, N, K, GROUP, &err), err);
     return p;
 }
 
@@ -54,7 +55,7 @@ static void t_weight_mean(void)
     const float W[] = { 1, -2, 4, 0, 0, 3, 0, 0 };
     double w[4];
 
-    T_OK(qnt_awq_weight_mean(w, W, 2, 4, 2, &err), err);
+    T_OK(dev.ops->mean(&dev, w, W, 2, 4, 2, &err), err);
     T_NEAR(w[0], (0.5 + 0) / 2, 1e-12);
     T_NEAR(w[1], (1.0 + 1.0) / 2, 1e-12);
     T_NEAR(w[2], (1.0 + 0) / 2, 1e-12); /* a group of zeros adds nothing */
@@ -109,7 +110,7 @@ static void t_search(void)
         int best = -1;
         qnt_awq_result r;
 
-        T_OK(qnt_awq_search(s, p->W, p->x, p->w, p->H, N, K, &o, &r, &err), err);
+        T_OK(qnt_awq_search(&dev, s, p->W, p->x, p->w, p->H, N, K, &o, &r, &err), err);
         scaled(p, s, sym, V);
         T_NEAR(r.error, forward_error(p, V), 1e-4 * r.error);
         for (int i = 0; i < 40; i++) {
@@ -160,7 +161,7 @@ static void t_clip(void)
         qnt_tensor t;
         int narrower = 0;
 
-        T_OK(qnt_round_groups(&t, p->W, p->H, N, K, &o, &err), err);
+        T_OK(qnt_round_groups(&dev, &t, p->W, p->H, NULL, N, K, &o, &err), err);
         for (int n = 0; n < N; n++)
             for (int g = 0; g < K / GROUP; g++) {
                 const int at = n * (K / GROUP) + g;
@@ -180,7 +181,7 @@ static void t_clip(void)
         T_TRUE(narrower > N / 4);
         qnt_tensor_free(&t);
         p->W[3 * K + 1] = INFINITY;
-        T_ERR(qnt_round_groups(&t, p->W, p->H, N, K, &o, &err), err, Q_EFORMAT,
+        T_ERR(qnt_round_groups(&dev, &t, p->W, p->H, NULL, N, K, &o, &err), err, Q_EFORMAT,
               "test: row 3 needs a scale outside the range of f16");
         q_free(p);
     }
@@ -198,8 +199,8 @@ static void t_threads(void)
 #if defined(_OPENMP)
         omp_set_num_threads(i == 0 ? 1 : 3);
 #endif
-        T_OK(qnt_awq_search(s[i], p->W, p->x, p->w, p->H, N, K, &o, &r[i], &err), err);
-        T_OK(qnt_round_groups(&t[i], p->W, p->H, N, K, &o, &err), err);
+        T_OK(qnt_awq_search(&dev, s[i], p->W, p->x, p->w, p->H, N, K, &o, &r[i], &err), err);
+        T_OK(qnt_round_groups(&dev, &t[i], p->W, p->H, NULL, N, K, &o, &err), err);
     }
     T_TRUE(memcmp(s[0], s[1], sizeof s[0]) == 0 && r[0].error == r[1].error);
     T_TRUE(memcmp(t[0].codes, t[1].codes, N * K / 2) == 0);
@@ -292,7 +293,7 @@ static void t_fold(void)
                     s[k] = exp(3 * (double)uniform());
                 qnt_fold_tie(s, order[i], &m);
                 memcpy(before, s, sizeof s);
-                qnt_fold(&l, order[i], s, types[t], &m);
+                T_OK(qnt_fold(&dev, &l, order[i], s, types[t], &m, &err), err);
                 for (int k = 0; k < HID && i >= 2; k++) /* as used, close to what was asked for */
                     T_TRUE(fabs(s[k] / before[k] - 1) < 0.01 || (i == 2 && k == 3 && s[k] == 1));
             }
@@ -318,5 +319,6 @@ static const t_case cases[] = { T(t_weight_mean), T(t_search), T(t_clip),
 int main(int argc, char **argv)
 {
     qnt_linalg_init();
+    dev = qnt_dev_host();
     return t_main(argc, argv, cases);
 }

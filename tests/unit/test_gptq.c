@@ -23,6 +23,7 @@ static float uniform(void)
 }
 
 static q_err err;
+static qnt_dev dev;
 
 static void threads(int n)
 {
@@ -221,7 +222,7 @@ static void t_naive(void)
 
         o.name = "test";
         memcpy(V, W, (size_t)(N * K) * sizeof *V);
-        T_OK(qnt_gptq_solve(&t, V, H, N, K, &o, &r, &err), err);
+        T_OK(qnt_gptq_solve(&dev, &t, V, H, N, K, &o, &r, &err), err);
         T_NEAR(r.damp, 0.01, 0);
         T_INT(r.dead, rows[i].dead);
         share = agreement(&t, W, H, &o);
@@ -249,17 +250,17 @@ static void t_better_than_nearest(void)
     qnt_gptq_result r;
     double nearest, error;
 
-    T_OK(qnt_round_groups(&t, W, NULL, N, K, &ro, &err), err);
+    T_OK(qnt_round_groups(&dev, &t, W, NULL, NULL, N, K, &ro, &err), err);
     qnt_tensor_rows(V, &t, 0, N);
-    T_OK(qnt_output_error(&nearest, V, W, H, N, K, &err), err);
+    T_OK(qnt_output_error(&dev, &nearest, V, W, H, N, K, &err), err);
     qnt_tensor_free(&t);
     memcpy(V, W, N * K * sizeof *V);
-    T_OK(qnt_gptq_solve(&t, V, H, N, K, &(qnt_gptq_opts){ .name = "test", .bits = 4, .group = 64 },
-                        &r, &err),
+    T_OK(qnt_gptq_solve(&dev, &t, V, H, N, K,
+                        &(qnt_gptq_opts){ .name = "test", .bits = 4, .group = 64 }, &r, &err),
          err);
-    T_OK(qnt_output_error(&error, V, W, H, N, K, &err), err);
+    T_OK(qnt_output_error(&dev, &error, V, W, H, N, K, &err), err);
     T_TRUE(error > 0 && error < 0.6 * nearest);
-    T_OK(qnt_output_error(&error, W, W, H, N, K, &err), err);
+    T_OK(qnt_output_error(&dev, &error, W, W, H, N, K, &err), err);
     T_NEAR(error, 0, 0);
     qnt_tensor_free(&t);
     q_free(H);
@@ -281,7 +282,7 @@ static void t_threads(void)
         state = 77;
         H = moments(K, 700, 0);
         memcpy(V, W, N * K * sizeof *V);
-        T_OK(qnt_gptq_solve(&t[i], V, H, N, K,
+        T_OK(qnt_gptq_solve(&dev, &t[i], V, H, N, K,
                             &(qnt_gptq_opts){ .name = "t", .bits = 4, .group = 128, .sym = 1 }, &r,
                             &err),
              err);
@@ -309,7 +310,7 @@ static void t_damping(void)
     qnt_gptq_result r;
     qnt_tensor t;
 
-    T_OK(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err);
+    T_OK(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err);
     T_TRUE(r.damp > 5e-9 && r.damp < 1e-2);
     for (int64_t i = 0; i < N * K; i++)
         T_TRUE(isfinite(W[i]));
@@ -317,7 +318,7 @@ static void t_damping(void)
     for (int64_t i = 0; i < K; i++) /* no damping makes this one definite */
         for (int64_t j = 0; j < K; j++)
             H[i * K + j] = i == j ? 1 : 5000;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_EFAIL,
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFAIL,
           "thin: the second moments of its 300 inputs cannot be factored");
     T_TRUE(!t.codes);
     q_free(H);
@@ -335,20 +336,20 @@ static void t_refused(void)
 
     memcpy(copy, W, N * K * sizeof *copy);
     H[5 * K + 5] = NAN;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT,
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT,
           "layer 3, attn_out: the second moment of input 5 is");
     H[5 * K + 5] = -1;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT, "input 5 is -1");
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT, "input 5 is -1");
     q_free(H);
     H = moments(K, 40, 0);
     W[2 * K + 3] = 1e9f;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT,
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT,
           "layer 3, attn_out: row 2 needs a scale outside the range of f16");
     memcpy(W, copy, N * K * sizeof *copy);
     o.stop = &stop;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_ECANCEL, "stopped");
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_ECANCEL, "stopped");
     o.bits = 5;
-    T_ERR(qnt_gptq_solve(&t, W, H, N, K, &o, &r, &err), err, Q_EARG, "5 bits");
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EARG, "5 bits");
     q_free(H);
     q_free(W);
     q_free(copy);
@@ -393,5 +394,6 @@ static const t_case cases[] = { T(t_naive),   T(t_better_than_nearest),
 int main(int argc, char **argv)
 {
     qnt_linalg_init();
+    dev = qnt_dev_host();
     return t_main(argc, argv, cases);
 }

@@ -16,21 +16,10 @@
 #define B1 "pytorch_model-00001-of-00002.bin"
 #define B2 "pytorch_model-00002-of-00002.bin"
 
-/* a path below the private directory; more of them in turn than a test uses */
-static const char *tmp(const char *name)
-{
-    static char buf[64][256];
-    static int turn;
-    char *p = buf[turn++ & 63];
-
-    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
-    return p;
-}
-
 static const char *fresh_dir(const char *name)
 {
     q_err err = { 0 };
-    const char *dir = tmp(name);
+    const char *dir = t_tmp(name);
 
     T_OK(q_dir_remove(dir, &err), err);
     T_OK(q_dir_make(dir, &err), err);
@@ -216,11 +205,11 @@ static void t_traversal(void)
     q_err err = { 0 };
     fmt_hf *hf;
 
-    T_INT(symlink(S1, tmp("good/link")), 0);
-    T_INT(symlink("/etc/passwd", tmp("good/outside")), 0);
-    T_INT(symlink("/dev/null", tmp("good/null")), 0);
-    T_INT(mkfifo(tmp("good/fifo"), 0600), 0);
-    T_INT(mkdir(tmp("good/folder"), 0700), 0);
+    T_INT(symlink(S1, t_tmp("good/link")), 0);
+    T_INT(symlink("/etc/passwd", t_tmp("good/outside")), 0);
+    T_INT(symlink("/dev/null", t_tmp("good/null")), 0);
+    T_INT(mkfifo(t_tmp("good/fifo"), 0600), 0);
+    T_INT(mkdir(t_tmp("good/folder"), 0700), 0);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(index, sizeof index, MAP(IN("a", S1) "," IN("b", "%s")), names[i]);
         snprintf(part, sizeof part, "'b' is in '%s', wanted a plain file name: refused", names[i]);
@@ -233,26 +222,26 @@ static void t_traversal(void)
         T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, things[i].part);
     }
     /* the index and the single file are held to the same rule */
-    T_INT(unlink(tmp("good/" FMT_HF_INDEX)), 0);
-    T_INT(symlink("/etc/passwd", tmp("good/" FMT_HF_INDEX)), 0);
+    T_INT(unlink(t_tmp("good/" FMT_HF_INDEX)), 0);
+    T_INT(symlink("/etc/passwd", t_tmp("good/" FMT_HF_INDEX)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_INDEX ": is a link: refused");
-    T_INT(unlink(tmp("good/" FMT_HF_INDEX)), 0);
-    T_INT(symlink(S1, tmp("good/" FMT_HF_SINGLE)), 0);
+    T_INT(unlink(t_tmp("good/" FMT_HF_INDEX)), 0);
+    T_INT(symlink(S1, t_tmp("good/" FMT_HF_SINGLE)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_SINGLE ": is a link: refused");
 }
 
 /* the layout of the Hugging Face cache is the one place where links are normal */
 static void t_cache_links(void)
 {
-    const char *dir = tmp("cache/snapshots/12ab");
+    const char *dir = t_tmp("cache/snapshots/12ab");
     q_err err = { 0 };
     fmt_hf *hf;
 
     fresh_dir("cache");
-    T_OK(q_dir_make(tmp("cache/blobs"), &err), err);
+    T_OK(q_dir_make(t_tmp("cache/blobs"), &err), err);
     T_OK(q_dir_make(dir, &err), err);
-    put_shard(tmp("cache/blobs"), "00ff12", (const char *[]){ "a", NULL });
-    T_INT(symlink("../../blobs/00ff12", tmp("cache/snapshots/12ab/" FMT_HF_SINGLE)), 0);
+    put_shard(t_tmp("cache/blobs"), "00ff12", (const char *[]){ "a", NULL });
+    T_INT(symlink("../../blobs/00ff12", t_tmp("cache/snapshots/12ab/" FMT_HF_SINGLE)), 0);
     T_OK(open_it(&hf, dir, &err), err);
     T_INT(fmt_hf_count(hf), 1);
     fmt_hf_close(hf);
@@ -266,22 +255,22 @@ static void t_damaged_shards(void)
     fmt_hf *hf;
     struct stat sb;
 
-    T_INT(stat(tmp("good/" S2), &sb), 0);
+    T_INT(stat(t_tmp("good/" S2), &sb), 0);
     for (off_t cut = sb.st_size - 1; cut > 0; cut -= 1 + sb.st_size / 50) {
-        T_INT(truncate(tmp("good/" S2), cut), 0);
+        T_INT(truncate(t_tmp("good/" S2), cut), 0);
         T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, "download is incomplete, fetch it again");
     }
     put_text(dir, S2, "");
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, S2 ": 0 bytes");
     put_text(dir, S2, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, S2 ": is a git-lfs pointer");
-    T_INT(unlink(tmp("good/" S2)), 0);
+    T_INT(unlink(t_tmp("good/" S2)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT, S2 ": shard is missing");
 
     dir = good_dir();
-    T_INT(rename(tmp("good/" S1), tmp("good/x")), 0);
-    T_INT(rename(tmp("good/" S2), tmp("good/" S1)), 0);
-    T_INT(rename(tmp("good/x"), tmp("good/" S2)), 0);
+    T_INT(rename(t_tmp("good/" S1), t_tmp("good/x")), 0);
+    T_INT(rename(t_tmp("good/" S2), t_tmp("good/" S1)), 0);
+    T_INT(rename(t_tmp("good/x"), t_tmp("good/" S2)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT,
           "'c' should be in " S2 " and is in " S1 ": files swapped");
 
@@ -298,12 +287,12 @@ static void t_no_checkpoint(void)
     q_err err = { 0 };
     fmt_hf *hf;
 
-    T_ERR(open_it(&hf, tmp("absent"), &err), err, Q_ENOINPUT, "absent: no such directory");
+    T_ERR(open_it(&hf, t_tmp("absent"), &err), err, Q_ENOINPUT, "absent: no such directory");
     T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT,
           "no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin: give");
     put_text(dir, FMT_HF_BIN, "PK");
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, FMT_HF_BIN ": 2 bytes, a PyTorch checkpoint");
-    T_ERR(open_it(&hf, tmp("empty/pytorch_model.bin"), &err), err, Q_ENOINPUT,
+    T_ERR(open_it(&hf, t_tmp("empty/pytorch_model.bin"), &err), err, Q_ENOINPUT,
           "not a directory: give the folder of the checkpoint");
     put_shard(dir, FMT_HF_SINGLE, (const char *[]){ "b", "a", NULL });
     T_OK(open_it(&hf, dir, &err), err);
@@ -360,19 +349,19 @@ static void t_bin_errors(void)
     fmt_hf *hf;
     struct stat sb;
 
-    T_INT(stat(tmp("bin/" B2), &sb), 0);
+    T_INT(stat(t_tmp("bin/" B2), &sb), 0);
     for (off_t cut = sb.st_size - 1; cut >= 22; cut -= 1 + sb.st_size / 50) {
-        T_INT(truncate(tmp("bin/" B2), cut), 0);
+        T_INT(truncate(t_tmp("bin/" B2), cut), 0);
         T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, "download is incomplete, fetch it again");
     }
     put_text(dir, B2, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": is a git-lfs pointer, not the data");
     put_shard(dir, B2, (const char *[]){ "c", "d", NULL });
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": begins with bytes");
-    T_INT(unlink(tmp("bin/" B2)), 0);
+    T_INT(unlink(t_tmp("bin/" B2)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_ENOINPUT,
           B2 ": shard is missing, " FMT_HF_BIN_INDEX " names it for 'c': fetch it");
-    T_INT(symlink("/dev/null", tmp("bin/" B2)), 0);
+    T_INT(symlink("/dev/null", t_tmp("bin/" B2)), 0);
     T_ERR(open_it(&hf, dir, &err), err, Q_EFORMAT, B2 ": is a link: refused");
 
     dir = bin_dir();
@@ -412,7 +401,7 @@ static void t_bin_and_safetensors(void)
     T_INT(fmt_hf_count(hf), 1);
     T_STR(fmt_hf_tensor(hf, 0)->name, "a");
     fmt_hf_close(hf);
-    T_INT(unlink(tmp("both/" FMT_HF_INDEX)), 0);
+    T_INT(unlink(t_tmp("both/" FMT_HF_INDEX)), 0);
     put_shard(dir, FMT_HF_SINGLE, (const char *[]){ "s", NULL });
     T_OK(open_it(&hf, dir, &err), err);
     T_STR(fmt_hf_tensor(hf, 0)->name, "s");
@@ -447,7 +436,7 @@ static void real_index(const char *shared, size_t tensors, size_t shards, const 
 
         snprintf(shard, sizeof shard, "model-%05zu-of-%05zu.safetensors", k, shards);
         snprintf(in_dir, sizeof in_dir, "real/%s", shard);
-        T_OK(fmt_st_create(&w, tmp(in_dir), 0, &err), err);
+        T_OK(fmt_st_create(&w, t_tmp(in_dir), 0, &err), err);
         for (fmt_json_iter *it = fmt_json_first(map); it; it = fmt_json_next(map, it))
             if (strcmp(fmt_json_text(fmt_json_value(it)), shard) == 0) {
                 T_OK(fmt_st_declare(w, fmt_json_key(it), FMT_U8, 0, NULL, &err), err);
@@ -548,7 +537,7 @@ static void t_round_trip(void)
     T_TRUE(!has(dir, FMT_HF_SINGLE) && has(dir, FMT_HF_INDEX));
     T_TRUE(has(dir, "model-00001-of-00005.safetensors"));
     same(tiny, dir);
-    T_OK(q_file_slurp(&text, tmp("copy/" FMT_HF_INDEX), 1 << 20, &err), err);
+    T_OK(q_file_slurp(&text, t_tmp("copy/" FMT_HF_INDEX), 1 << 20, &err), err);
     T_TRUE(strstr(text.data, "\"total_size\": 17846784") != NULL);
     q_buf_free(&text);
 
@@ -557,10 +546,10 @@ static void t_round_trip(void)
     T_TRUE(has(dir, "model-00067-of-00067.safetensors"));
     same(tiny, dir);
     T_OK(open_it(&hf, dir, &err), err);
-    copy(hf, tmp("copy2"), 17846784, 0, 1 << 22); /* exactly fits one file */
+    copy(hf, t_tmp("copy2"), 17846784, 0, 1 << 22); /* exactly fits one file */
     fmt_hf_close(hf);
-    T_TRUE(has(tmp("copy2"), FMT_HF_SINGLE));
-    same(tiny, tmp("copy2"));
+    T_TRUE(has(t_tmp("copy2"), FMT_HF_SINGLE));
+    same(tiny, t_tmp("copy2"));
     copy(tiny, dir, 17846784, 1, 1 << 22); /* and back to one file */
     T_TRUE(!has(dir, FMT_HF_INDEX) && !has(dir, "model-00067-of-00067.safetensors"));
     same(tiny, dir);
@@ -578,7 +567,7 @@ static void t_writer_errors(void)
     T_ERR(fmt_hf_create(&w, dir, 0, 0, &err), err, Q_ECREATE,
           "good: has a " FMT_HF_INDEX "; --force overwrites it");
     put_text(dir, "file", "");
-    T_ERR(fmt_hf_create(&w, tmp("good/file"), 0, 0, &err), err, Q_ECREATE, "not a directory");
+    T_ERR(fmt_hf_create(&w, t_tmp("good/file"), 0, 0, &err), err, Q_ECREATE, "not a directory");
     T_TRUE(w == NULL);
 
     /* force, but never committed: the old checkpoint stays whole */
@@ -599,7 +588,7 @@ static void t_writer_errors(void)
     T_OK(fmt_hf_create(&w, fresh_dir("none"), 0, 0, &err), err); /* no tensors: an empty file */
     T_OK(fmt_hf_commit(w, &err), err);
     fmt_hf_writer_close(w);
-    T_OK(open_it(&hf, tmp("none"), &err), err);
+    T_OK(open_it(&hf, t_tmp("none"), &err), err);
     T_INT(fmt_hf_count(hf), 0);
     fmt_hf_close(hf);
 }

@@ -1,6 +1,6 @@
 /* Group weights in every container: what is loaded is what the formats say, value by value; chains
- * of rewriting change no code; what a format cannot hold, and what is broken, is refused by name.
- */
+ * of rewriting change no code; what a configuration may not say, and what a format cannot hold, is
+ * refused by name.  Tensors of other shapes and values: test_packed_tensors.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +10,6 @@
 #include "formats/source.h"
 #include "quant/load.h"
 #include "tests/t_packed.h"
-
-static const char *tmp(const char *name)
-{
-    static char buf[16][256];
-    static int turn;
-    char *p = buf[turn++ & 15];
-
-    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
-    return p;
-}
 
 /* ---- loading ----------------------------------------------------------------------------------
  */
@@ -133,8 +123,8 @@ enum { N_SORTS = sizeof sorts / sizeof sorts[0] };
 static void t_load(void)
 {
     for (int i = 0; i < N_SORTS; i++) {
-        pk_write(tmp("in"), &sorts[i]);
-        check_model(tmp("in"), &sorts[i]);
+        pk_write(t_tmp("in"), &sorts[i]);
+        check_model(t_tmp("in"), &sorts[i]);
     }
 }
 
@@ -234,33 +224,34 @@ static void t_chains(void)
         const pk_opts *o = &sorts[i];
         const int needs_v2 = !o->sym && o->zero_min == 0;
 
-        pk_write(tmp("in"), o);
-        T_OK(to_h5(tmp("in"), tmp("a.h5"), 1, &err), err);
-        check_model(tmp("a.h5"), o);
-        T_OK(to_hf(tmp("a.h5"), tmp("gptq"), CVT_HF_GPTQ, &format, &err), err);
+        pk_write(t_tmp("in"), o);
+        T_OK(to_h5(t_tmp("in"), t_tmp("a.h5"), 1, &err), err);
+        check_model(t_tmp("a.h5"), o);
+        T_OK(to_hf(t_tmp("a.h5"), t_tmp("gptq"), CVT_HF_GPTQ, &format, &err), err);
         T_STR(format, needs_v2 ? "gptq_v2" : "gptq");
-        check_packed(tmp("gptq"), o, needs_v2 ? PK_GPTQ_V2 : PK_GPTQ);
-        check_model(tmp("gptq"), o);
+        check_packed(t_tmp("gptq"), o, needs_v2 ? PK_GPTQ_V2 : PK_GPTQ);
+        check_model(t_tmp("gptq"), o);
         if (o->desc_act || o->bits == 8)
-            T_ERR(to_hf(tmp("gptq"), tmp("awq"), CVT_HF_AWQ, &format, &err), err, Q_EUNSUPPORTED,
-                  o->desc_act ? "AWQ cannot hold" : "AWQ holds 4");
+            T_ERR(to_hf(t_tmp("gptq"), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err,
+                  Q_EUNSUPPORTED, o->desc_act ? "AWQ cannot hold" : "AWQ holds 4");
         if (o->desc_act) {
-            T_ERR(to_hf(tmp("gptq"), tmp("ct"), CVT_HF_CT, &format, &err), err, Q_EUNSUPPORTED,
+            T_ERR(to_hf(t_tmp("gptq"), t_tmp("ct"), CVT_HF_CT, &format, &err), err, Q_EUNSUPPORTED,
                   "compressed-tensors no longer can hold");
             continue;
         }
         if (o->bits == 4) {
-            T_OK(to_hf(tmp("gptq"), tmp("awq"), CVT_HF_AWQ, &format, &err), err);
-            check_packed(tmp("awq"), o, PK_AWQ);
-            check_model(tmp("awq"), o);
+            T_OK(to_hf(t_tmp("gptq"), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err);
+            check_packed(t_tmp("awq"), o, PK_AWQ);
+            check_model(t_tmp("awq"), o);
         }
-        T_OK(to_hf(tmp(o->bits == 4 ? "awq" : "gptq"), tmp("ct"), CVT_HF_CT, &format, &err), err);
-        check_packed(tmp("ct"), o, PK_CT);
-        check_model(tmp("ct"), o);
-        T_OK(to_h5(tmp("ct"), tmp("b.h5"), 1, &err), err);
-        check_model(tmp("b.h5"), o);
-        T_OK(to_h5(tmp("b.h5"), tmp("c.h5"), 1, &err), err);
-        check_model(tmp("c.h5"), o);
+        T_OK(to_hf(t_tmp(o->bits == 4 ? "awq" : "gptq"), t_tmp("ct"), CVT_HF_CT, &format, &err),
+             err);
+        check_packed(t_tmp("ct"), o, PK_CT);
+        check_model(t_tmp("ct"), o);
+        T_OK(to_h5(t_tmp("ct"), t_tmp("b.h5"), 1, &err), err);
+        check_model(t_tmp("b.h5"), o);
+        T_OK(to_h5(t_tmp("b.h5"), t_tmp("c.h5"), 1, &err), err);
+        check_model(t_tmp("c.h5"), o);
     }
 }
 
@@ -274,17 +265,17 @@ static void t_small_files(void)
     fmt_files files;
     q_buf b = { 0 };
 
-    pk_write(tmp("in"), &sorts[0]);
-    T_OK(to_h5(tmp("in"), tmp("a.h5"), 1, &err), err);
-    T_OK(to_hf(tmp("a.h5"), tmp("out"), CVT_HF_CT, &format, &err), err);
+    pk_write(t_tmp("in"), &sorts[0]);
+    T_OK(to_h5(t_tmp("in"), t_tmp("a.h5"), 1, &err), err);
+    T_OK(to_hf(t_tmp("a.h5"), t_tmp("out"), CVT_HF_CT, &format, &err), err);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char from[300], to[300];
 
-        snprintf(from, sizeof from, "%s/%s", tmp("in"), names[i]);
-        snprintf(to, sizeof to, "%s/%s", tmp("out"), names[i]);
+        snprintf(from, sizeof from, "%s/%s", t_tmp("in"), names[i]);
+        snprintf(to, sizeof to, "%s/%s", t_tmp("out"), names[i]);
         same_files(from, to);
     }
-    T_OK(fmt_src_open(&s, tmp("a.h5"), &err), err);
+    T_OK(fmt_src_open(&s, t_tmp("a.h5"), &err), err);
     files = fmt_src_files(s);
     T_STR(fmt_src_kind(s), "h5");
     T_INT(fmt_src_gen(s)->top_k, 7);
@@ -304,12 +295,12 @@ static void t_same_bytes(void)
 {
     q_err err = { 0 };
 
-    pk_write(tmp("in"), &sorts[1]);
-    T_OK(to_h5(tmp("in"), tmp("a.h5"), 1, &err), err);
-    T_OK(to_h5(tmp("in"), tmp("b.h5"), 1, &err), err);
-    same_files(tmp("a.h5"), tmp("b.h5"));
-    T_ERR(to_h5(tmp("in"), tmp("b.h5"), 0, &err), err, Q_ECREATE, "exists; --force");
-    T_ERR(to_h5(tmp("a.h5"), tmp("a.h5"), 1, &err), err, Q_EARG, "the output is the input");
+    pk_write(t_tmp("in"), &sorts[1]);
+    T_OK(to_h5(t_tmp("in"), t_tmp("a.h5"), 1, &err), err);
+    T_OK(to_h5(t_tmp("in"), t_tmp("b.h5"), 1, &err), err);
+    same_files(t_tmp("a.h5"), t_tmp("b.h5"));
+    T_ERR(to_h5(t_tmp("in"), t_tmp("b.h5"), 0, &err), err, Q_ECREATE, "exists; --force");
+    T_ERR(to_h5(t_tmp("a.h5"), t_tmp("a.h5"), 1, &err), err, Q_EARG, "the output is the input");
 }
 
 /* ---- configurations ---------------------------------------------------------------------------
@@ -390,131 +381,14 @@ static void t_configs(void)
                             .config = rows[i].config,
                             .beside = rows[i].beside };
 
-        pk_write(tmp("in"), &o);
+        pk_write(t_tmp("in"), &o);
         if (rows[i].want == Q_OK) {
-            T_OK(fmt_src_open(&s, tmp("in"), &err), err);
+            T_OK(fmt_src_open(&s, t_tmp("in"), &err), err);
             fmt_src_close(s);
-            check_model(tmp("in"), &o);
+            check_model(t_tmp("in"), &o);
         } else {
-            T_ERR(fmt_src_open(&s, tmp("in"), &err), err, rows[i].want, rows[i].part);
+            T_ERR(fmt_src_open(&s, t_tmp("in"), &err), err, rows[i].want, rows[i].part);
         }
-    }
-}
-
-/* ---- broken tensors ---------------------------------------------------------------------------
- */
-
-#define L0 "model.layers.0."
-
-static void poke_g_idx(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "mlp.down_proj.g_idx") == 0)
-        ((int32_t *)data)[5] = 3; /* three groups: 0 to 2 */
-}
-static void poke_k_idx(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "self_attn.k_proj.g_idx") == 0)
-        ((int32_t *)data)[41] = 0; /* is in group 1 */
-}
-static void poke_scale(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "self_attn.o_proj.scales") == 0)
-        ((uint16_t *)data)[64 + 2] = 0x7c00; /* group 1, output 2: infinity */
-}
-static void poke_zero(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "mlp.gate_proj.qzeros") == 0)
-        ((uint32_t *)data)[1] |= 15u << 8; /* group 0, output 10 */
-}
-static void poke_shape(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "mlp.up_proj.weight_shape") == 0)
-        ((int64_t *)data)[0]++;
-}
-static void poke_bias(const char *name, void *data, size_t bytes)
-{
-    (void)bytes;
-    if (strcmp(name, L0 "mlp.up_proj.bias") == 0)
-        ((uint16_t *)data)[7] = 0x3c00;
-}
-
-static q_status load_all(const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    fmt_src *s = NULL;
-    qnt_tensor t = { 0 };
-
-    Q_TRY(fmt_src_open(&s, path, err));
-    for (int64_t l = 0; l < PK_LAYERS; l++)
-        for (int r = 0; r < FMT_ROLES; r++)
-            if (fmt_role_get((fmt_role)r)->quant) {
-                Q_TRY(qnt_load(&t, s, (fmt_role)r, l, &(qnt_load_opts){ 0 }, err));
-                qnt_tensor_free(&t);
-            }
-out:
-    fmt_src_close(s);
-    return st;
-}
-
-static void t_broken(void)
-{
-    static const struct {
-        pk_opts o;
-        q_status want;
-        const char *part;
-    } rows[] = {
-        { { .drop = L0 "self_attn.k_proj.qzeros" }, Q_EFORMAT, "k_proj.qzeros' is missing" },
-        { { .drop = L0 "self_attn.q_proj.scales" }, Q_EFORMAT, "q_proj.scales' is missing" },
-        { { .drop = L0 "self_attn.v_proj.qweight" },
-          Q_EUNSUPPORTED,
-          "q_proj.qweight' is quantized and '" L0 "self_attn.v_proj.weight' is not" },
-        { { .drop = L0 "self_attn.o_proj.g_idx" }, Q_OK, "" }, /* groups are in order anyway */
-        { { .drop = L0 "self_attn.k_proj.g_idx" }, Q_EFORMAT, "k_proj.g_idx' is missing, its" },
-        { { .drop = L0 "self_attn.o_proj.g_idx", .desc_act = 1 }, Q_EFORMAT, "desc_act needs it" },
-        { { .drop = L0 "self_attn.q_proj.bias" }, Q_EFORMAT, "q_proj.bias' is missing" },
-        { { .bend = L0 "mlp.up_proj.qweight" }, Q_ESHAPE, "up_proj.qweight' is [9, 96]" },
-        { { .bend = L0 "mlp.up_proj.qzeros" }, Q_ESHAPE, "up_proj.qzeros' is [3, 12]" },
-        { { .bend = L0 "mlp.up_proj.scales" }, Q_ESHAPE, "up_proj.scales' is [3, 96]" },
-        { { .bend = L0 "mlp.up_proj.g_idx" }, Q_ESHAPE, "up_proj.g_idx' is [65]" },
-        { { .retype = L0 "mlp.up_proj.qweight" },
-          Q_EFORMAT,
-          "up_proj.qweight' is F32, wanted I32" },
-        { { .retype = L0 "mlp.up_proj.scales" }, Q_EFORMAT, "up_proj.scales' is I16, wanted F16" },
-        { { .retype = L0 "mlp.up_proj.g_idx" }, Q_EFORMAT, "up_proj.g_idx' is F32, wanted I32" },
-        { { .poke = poke_g_idx },
-          Q_EFORMAT,
-          "down_proj.g_idx: column 5 is in group 3, there are 3" },
-        { { .poke = poke_k_idx, .desc_act = 1 },
-          Q_EUNSUPPORTED,
-          "self_attn.q_proj.g_idx and " L0 "self_attn.k_proj.g_idx put column 41" },
-        { { .poke = poke_scale },
-          Q_EFORMAT,
-          "o_proj.scales: the scale of output 2, group 1 is inf" },
-        { { .poke = poke_zero },
-          Q_EFORMAT,
-          "gate_proj.qzeros: the zero of output 10 is stored as 15" },
-        { { .poke = poke_shape, .layout = PK_CT }, Q_ESHAPE, "weight_shape' says [97, 64]" },
-        { { .poke = poke_bias, .foreign = 1 }, Q_EUNSUPPORTED, "up_proj.bias' is not zero" },
-    };
-    q_err err = { 0 };
-
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        pk_opts o = rows[i].o;
-
-        o.family = "qwen2";
-        o.bits = 4;
-        o.group = 32;
-        o.sym = 1;
-        pk_write(tmp("in"), &o);
-        if (rows[i].want == Q_OK)
-            T_OK(load_all(tmp("in"), &err), err);
-        else
-            T_ERR(load_all(tmp("in"), &err), err, rows[i].want, rows[i].part);
     }
 }
 
@@ -522,160 +396,31 @@ static void t_broken(void)
 static void t_refusals(void)
 {
     q_err err = { 0 };
-    const char *format;
     fmt_src *s = NULL;
     qnt_tensor t;
 
-    pk_write(tmp("in"), &sorts[7]);
-    T_OK(fmt_src_open(&s, tmp("in"), &err), err);
+    pk_write(t_tmp("in"), &sorts[7]);
+    T_OK(fmt_src_open(&s, t_tmp("in"), &err), err);
     T_ERR(
         qnt_load(&t, s, FMT_ATTN_OUT, 0, &(qnt_load_opts){ .scheme = qnt_scheme_find("w8") }, &err),
         err, Q_EUNSUPPORTED, "quantized already");
-    T_ERR(cvt_export(NULL, &(cvt_export_opts){ .src = s, .out = tmp("in"), .tool = "t" }, &err),
+    T_ERR(cvt_export(NULL, &(cvt_export_opts){ .src = s, .out = t_tmp("in"), .tool = "t" }, &err),
           err, Q_EARG, "the output is the input");
     fmt_src_close(s);
     T_OK(fmt_src_open(&s, "datasets/qwen-tiny", &err), err);
     T_TRUE(fmt_src_packing(s) == NULL);
-    T_ERR(cvt_export(NULL, &(cvt_export_opts){ .src = s, .out = tmp("x"), .tool = "t" }, &err), err,
-          Q_EUNSUPPORTED, "is not quantized by groups");
-    T_ERR(cvt_archive_write(NULL, &(cvt_archive_opts){ .src = s, .path = tmp("x.h5"), .tool = "t" },
-                            &err),
+    T_ERR(cvt_export(NULL, &(cvt_export_opts){ .src = s, .out = t_tmp("x"), .tool = "t" }, &err),
           err, Q_EUNSUPPORTED, "is not quantized by groups");
-    T_TRUE(!q_path_exists(tmp("x")) && !q_path_exists(tmp("x.h5")));
+    T_ERR(cvt_archive_write(
+              NULL, &(cvt_archive_opts){ .src = s, .path = t_tmp("x.h5"), .tool = "t" }, &err),
+          err, Q_EUNSUPPORTED, "is not quantized by groups");
+    T_TRUE(!q_path_exists(t_tmp("x")) && !q_path_exists(t_tmp("x.h5")));
     fmt_src_close(s);
-    (void)format;
 }
 
-/* ---- the official layout ----------------------------------------------------------------------
- */
-
-/* Shape of a tensor of Qwen-7B-Chat-Int4 by its name; 0: it belongs to the vision tower. */
-static int official_shape(const char *name, fmt_dtype *dtype, int64_t shape[2])
-{
-    static const struct {
-        const char *module;
-        int64_t N, K;
-    } rows[] = { { "attn.c_attn.", 12288, 4096 },
-                 { "attn.c_proj.", 4096, 4096 },
-                 { "mlp.w1.", 11008, 4096 },
-                 { "mlp.w2.", 11008, 4096 },
-                 { "mlp.c_proj.", 4096, 11008 } };
-    const char *leaf = strrchr(name, '.') + 1;
-    int64_t N = 0, K = 0;
-
-    if (strstr(name, "visual"))
-        return 0;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (strstr(name, rows[i].module)) {
-            N = rows[i].N;
-            K = rows[i].K;
-        }
-    *dtype = strcmp(leaf, "scales") == 0 || strcmp(leaf, "bias") == 0 || strcmp(leaf, "weight") == 0
-                 ? FMT_F16
-                 : FMT_I32;
-    if (N == 0) { /* embedding, head, norms */
-        const int matrix = strstr(name, "wte") || strstr(name, "lm_head");
-
-        shape[0] = matrix ? 151936 : 4096;
-        shape[1] = matrix ? 4096 : 0;
-    } else {
-        shape[0] = strcmp(leaf, "qweight") == 0 ? K / 8
-                   : strcmp(leaf, "bias") == 0  ? N
-                   : strcmp(leaf, "g_idx") == 0 ? K
-                                                : K / 128;
-        shape[1] = strcmp(leaf, "bias") == 0 || strcmp(leaf, "g_idx") == 0 ? 0
-                   : strcmp(leaf, "qzeros") == 0                           ? N / 8
-                                                                           : N;
-    }
-    return 1;
-}
-
-/* All tensors of the index as holes, but for the groups of the columns.  extra: a tensor more. */
-static int write_official(const char *dir, const fmt_json *index, const char *extra)
-{
-    q_err err = { 0 };
-    const fmt_json *map = fmt_json_get(index, "weight_map");
-    static int32_t g_idx[11008];
-    fmt_hf_writer *w = NULL;
-    fmt_dtype dtype;
-    int64_t shape[2];
-    int n = 0;
-
-    for (int k = 0; k < 11008; k++)
-        g_idx[k] = k / 128;
-    T_OK(fmt_hf_create(&w, dir, 2000000000, 1, &err), err);
-    for (int pass = 0; pass < 2; pass++)
-        for (fmt_json_iter *it = fmt_json_first(map); it; it = fmt_json_next(map, it)) {
-            const char *name = fmt_json_key(it);
-            const int idx = strstr(name, ".g_idx") != NULL;
-
-            if (!official_shape(name, &dtype, shape))
-                continue;
-            n += pass == 0;
-            if (pass == 0)
-                T_OK(fmt_hf_declare(w, name, dtype, shape[1] ? 2 : 1, shape, &err), err);
-            else
-                T_OK(fmt_hf_write(w, idx ? g_idx : NULL,
-                                  (size_t)(shape[0] * (shape[1] ? shape[1] : 1)) *
-                                      fmt_dtype_bytes(dtype),
-                                  &err),
-                     err);
-            if (pass == 0 && extra && n == 1)
-                T_OK(fmt_hf_declare(w, extra, FMT_F16, 1, (int64_t[]){ 4 }, &err), err);
-            if (pass == 1 && extra) {
-                T_OK(fmt_hf_write(w, NULL, 8, &err), err);
-                extra = NULL;
-            }
-        }
-    T_OK(fmt_hf_commit(w, &err), err);
-    fmt_hf_writer_close(w);
-    return n;
-}
-
-/* The official int4 release: its names, its configuration, its sizes. */
-static void t_official(void)
-{
-    q_err err = { 0 };
-    const char *from = T_SHARED("data/formats/qwen-vl-chat-int4");
-    const char *dir = tmp("official");
-    char *path = q_path_join(from, "model.safetensors.index.json");
-    fmt_json *index = NULL;
-    q_buf config = { 0 };
-    fmt_src *s = NULL;
-    qnt_tensor t = { 0 };
-
-    T_OK(fmt_json_read(&index, path, 1 << 20, &err), err);
-    q_free(path);
-    path = q_path_join(from, "config.json");
-    T_OK(q_file_slurp(&config, path, 1 << 20, &err), err);
-    T_OK(q_dir_make(dir, &err), err);
-    pk_put(dir, "config.json", config.data, config.size);
-    T_INT(write_official(dir, index, NULL), 867);
-    T_OK(fmt_src_open(&s, dir, &err), err);
-    T_STR(fmt_src_packing(s)->layout->name, "gptq");
-    T_INT(fmt_src_packing(s)->group, 128);
-    T_OK(qnt_load(&t, s, FMT_FFN_DOWN, 31, &(qnt_load_opts){ 0 }, &err), err);
-    T_INT(t.K, 11008);
-    T_TRUE(t.g_idx == NULL); /* in order */
-    T_INT(t.zero[0], 1);     /* stored as 0 */
-    qnt_tensor_free(&t);
-    T_OK(qnt_load(&t, s, FMT_ATTN_QKV, 0, &(qnt_load_opts){ 0 }, &err), err);
-    T_TRUE(t.bias != NULL);
-    qnt_tensor_free(&t);
-    fmt_src_close(s);
-    s = NULL;
-    write_official(dir, index, "transformer.visual.proj");
-    T_ERR(fmt_src_open(&s, dir, &err), err, Q_EUNSUPPORTED,
-          "'transformer.visual.proj' is not part of family qwen");
-    T_OK(q_dir_remove(dir, &err), err);
-    fmt_json_free(index);
-    q_buf_free(&config);
-    q_free(path);
-}
-
-static const t_case cases[] = { T(t_load),       T(t_chains),   T(t_small_files),
-                                T(t_same_bytes), T(t_configs),  T(t_broken),
-                                T(t_refusals),   T(t_official), { 0 } };
+static const t_case cases[] = {
+    T(t_load), T(t_chains), T(t_small_files), T(t_same_bytes), T(t_configs), T(t_refusals), { 0 }
+};
 
 /* `--write DIR KIND`: a checkpoint for the shell tests */
 int main(int argc, char **argv)

@@ -50,6 +50,7 @@ static void make(fixture *f, uint32_t seed, double loud)
 
     memset(f, 0, sizeof *f);
     state = seed;
+    f->in.d = qnt_dev_host();
     f->in.n = f->in.n_x = TOKENS;
     T_OK(qnt_ranges_alloc(&f->r, &model, &err), err);
     f->l.w[FMT_ATTN_NORM] = values(HID, 1);

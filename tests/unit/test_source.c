@@ -13,21 +13,10 @@ static const tiny_hf tiny = {
     .hid = 24, .layers = 2, .heads = 4, .ffn = 20, .vocab = 37, .dtype = FMT_F16
 };
 
-/* a path below the private directory; more of them in turn than a test uses */
-static const char *tmp(const char *name)
-{
-    static char buf[16][256];
-    static int turn;
-    char *p = buf[turn++ & 15];
-
-    snprintf(p, sizeof buf[0], "%s/%s", t_tmpdir(), name);
-    return p;
-}
-
 static const char *hf_dir(const tiny_hf *o)
 {
     q_err err = { 0 };
-    const char *dir = tmp("hf");
+    const char *dir = t_tmp("hf");
 
     T_OK(q_dir_remove(dir, &err), err);
     tiny_hf_write(dir, o);
@@ -113,7 +102,7 @@ static void compare(const fmt_src *a, const fmt_src *b)
 
 static void t_views_agree(void)
 {
-    const char *hf = hf_dir(&tiny), *out = tmp("ft");
+    const char *hf = hf_dir(&tiny), *out = t_tmp("ft");
     q_err err = { 0 };
 
     for (int ranks = 1; ranks <= 4; ranks *= 2) {
@@ -123,7 +112,7 @@ static void t_views_agree(void)
         snprintf(name, sizeof name, "ft/%d-gpu", ranks);
         convert(hf, out, ranks, FMT_F16);
         T_OK(fmt_src_open(&a, hf, &err), err);
-        T_OK(fmt_src_open(&b, tmp(name), &err), err);
+        T_OK(fmt_src_open(&b, t_tmp(name), &err), err);
         T_STR(fmt_src_kind(a), "hf");
         T_STR(fmt_src_kind(b), "ft");
         T_INT(fmt_src_ranks(a), 1);
@@ -144,13 +133,13 @@ static void t_values(void)
     const fmt_ref up = { FMT_FFN_GATE_UP, 1, FMT_WEIGHT }, bias = { FMT_ATTN_QKV, 0, FMT_BIAS };
     q_err err = { 0 };
 
-    convert(hf, tmp("v"), 2, FMT_F32);
+    convert(hf, t_tmp("v"), 2, FMT_F32);
     for (int k = 0; k < 2; k++) {
         fmt_src *s = NULL;
         uint16_t h[24];
         float v[24], w;
 
-        T_OK(fmt_src_open(&s, k ? tmp("v/2-gpu") : hf, &err), err);
+        T_OK(fmt_src_open(&s, k ? t_tmp("v/2-gpu") : hf, &err), err);
         /* row 25 of the stack is row 5 of w1: gate (w2) comes first */
         T_OK(fmt_src_read(s, up, (fmt_box){ 25, 26, 0, 24 }, k ? (void *)v : h, &err), err);
         if (!k)
@@ -187,8 +176,8 @@ static void t_tied(void)
          err);
     T_TRUE(memcmp(x, y, sizeof x) == 0);
     T_INT(fmt_src_bytes(a), 2 * fmt_model_params(fmt_src_model(a)));
-    convert(tmp("hf"), tmp("tied"), 1, FMT_F16);
-    T_OK(fmt_src_open(&b, tmp("tied"), &err), err); /* the one *-gpu below it */
+    convert(t_tmp("hf"), t_tmp("tied"), 1, FMT_F16);
+    T_OK(fmt_src_open(&b, t_tmp("tied"), &err), err); /* the one *-gpu below it */
     compare(a, b);
     fmt_src_close(a);
     fmt_src_close(b);
@@ -252,13 +241,13 @@ static void t_wrong_tensors(void)
     hf_dir(&o);
     o.heads = 2; /* config.json alone: heads of 12 elements */
     o.more_config = "\"x\": 1, ";
-    tiny_hf_config(tmp("hf"), &o);
-    T_OK(fmt_src_open(&s, tmp("hf"), &err), err);
+    tiny_hf_config(t_tmp("hf"), &o);
+    T_OK(fmt_src_open(&s, t_tmp("hf"), &err), err);
     fmt_src_close(s);
     s = NULL;
     o.vocab = 38;
-    tiny_hf_config(tmp("hf"), &o);
-    T_ERR(fmt_src_open(&s, tmp("hf"), &err), err, Q_ESHAPE,
+    tiny_hf_config(t_tmp("hf"), &o);
+    T_ERR(fmt_src_open(&s, t_tmp("hf"), &err), err, Q_ESHAPE,
           "'transformer.wte.weight' is [37, 24], config.json wants [38, 24]");
 }
 
@@ -268,22 +257,22 @@ static void t_paths(void)
     q_err err = { 0 };
     const char *hf = hf_dir(&tiny);
 
-    T_ERR(fmt_src_open(&s, tmp("nothing"), &err), err, Q_ENOINPUT, "nothing: no such model");
-    T_ERR(fmt_src_open(&s, tmp("hf/config.json"), &err), err, Q_EFORMAT,
+    T_ERR(fmt_src_open(&s, t_tmp("nothing"), &err), err, Q_ENOINPUT, "nothing: no such model");
+    T_ERR(fmt_src_open(&s, t_tmp("hf/config.json"), &err), err, Q_EFORMAT,
           "neither a directory nor an HDF5 file");
-    T_OK(q_dir_make(tmp("empty"), &err), err);
-    T_ERR(fmt_src_open(&s, tmp("empty"), &err), err, Q_ENOINPUT,
+    T_OK(q_dir_make(t_tmp("empty"), &err), err);
+    T_ERR(fmt_src_open(&s, t_tmp("empty"), &err), err, Q_ENOINPUT,
           "no config.json (Hugging Face) and no config.ini (FT) in it");
-    convert(hf, tmp("two"), 1, FMT_F16);
-    T_OK(fmt_src_open(&s, tmp("two"), &err), err);
-    T_STR(fmt_src_dir(s), tmp("two/1-gpu"));
+    convert(hf, t_tmp("two"), 1, FMT_F16);
+    T_OK(fmt_src_open(&s, t_tmp("two"), &err), err);
+    T_STR(fmt_src_dir(s), t_tmp("two/1-gpu"));
     fmt_src_close(s);
     s = NULL;
-    convert(hf, tmp("two"), 2, FMT_F16);
-    T_ERR(fmt_src_open(&s, tmp("two"), &err), err, Q_EARG, "holds several models");
-    convert(hf, tmp("both"), 1, FMT_F16); /* *-gpu directories in a checkpoint do not matter */
-    T_OK(q_dir_make(tmp("hf/1-gpu"), &err), err);
-    T_OK(q_dir_make(tmp("hf/2-gpu"), &err), err);
+    convert(hf, t_tmp("two"), 2, FMT_F16);
+    T_ERR(fmt_src_open(&s, t_tmp("two"), &err), err, Q_EARG, "holds several models");
+    convert(hf, t_tmp("both"), 1, FMT_F16); /* *-gpu directories in a checkpoint do not matter */
+    T_OK(q_dir_make(t_tmp("hf/1-gpu"), &err), err);
+    T_OK(q_dir_make(t_tmp("hf/2-gpu"), &err), err);
     T_OK(fmt_src_open(&s, hf, &err), err);
     T_STR(fmt_src_kind(s), "hf");
     fmt_src_close(s);
@@ -296,22 +285,23 @@ static void t_ft_damage(void)
     uint16_t v[24];
     const fmt_ref norm = { FMT_ATTN_NORM, 1, FMT_WEIGHT };
 
-    convert(hf_dir(&tiny), tmp("d"), 2, FMT_F16);
-    T_OK(q_dir_remove(tmp("d/2-gpu/config.json"), &err), err); /* not needed: config.ini has it */
-    T_OK(fmt_src_open(&s, tmp("d/2-gpu"), &err), err);
-    T_INT(truncate(tmp("d/2-gpu/model.layers.1.ln_1.weight.bin"), 46), 0);
+    convert(hf_dir(&tiny), t_tmp("d"), 2, FMT_F16);
+    T_OK(q_dir_remove(t_tmp("d/2-gpu/config.json"), &err), err); /* not needed: config.ini has it */
+    T_OK(fmt_src_open(&s, t_tmp("d/2-gpu"), &err), err);
+    T_INT(truncate(t_tmp("d/2-gpu/model.layers.1.ln_1.weight.bin"), 46), 0);
     T_ERR(fmt_src_read(s, norm, (fmt_box){ 0, 24, 0, 1 }, v, &err), err, Q_EFORMAT,
           "model.layers.1.ln_1.weight.bin: 46 bytes, had 48 when the model was opened");
     fmt_src_close(s);
     s = NULL;
-    T_ERR(fmt_src_open(&s, tmp("d/2-gpu"), &err), err, Q_ESHAPE,
+    T_ERR(fmt_src_open(&s, t_tmp("d/2-gpu"), &err), err, Q_ESHAPE,
           "model.layers.1.ln_1.weight.bin: 46 bytes, wanted 48 ([24, 1] for 2 ranks)");
-    T_OK(q_dir_remove(tmp("d/2-gpu/model.layers.1.ln_1.weight.bin"), &err), err);
-    T_ERR(fmt_src_open(&s, tmp("d/2-gpu"), &err), err, Q_ENOINPUT,
+    T_OK(q_dir_remove(t_tmp("d/2-gpu/model.layers.1.ln_1.weight.bin"), &err), err);
+    T_ERR(fmt_src_open(&s, t_tmp("d/2-gpu"), &err), err, Q_ENOINPUT,
           "model.layers.1.ln_1.weight.bin: cannot open");
-    T_INT(symlink("model.layers.0.ln_1.weight.bin", tmp("d/2-gpu/model.layers.1.ln_1.weight.bin")),
-          0);
-    T_ERR(fmt_src_open(&s, tmp("d/2-gpu"), &err), err, Q_EFORMAT, "is a link: refused");
+    T_INT(
+        symlink("model.layers.0.ln_1.weight.bin", t_tmp("d/2-gpu/model.layers.1.ln_1.weight.bin")),
+        0);
+    T_ERR(fmt_src_open(&s, t_tmp("d/2-gpu"), &err), err, Q_EFORMAT, "is a link: refused");
     T_TRUE(s == NULL);
 }
 

@@ -263,6 +263,36 @@ static void t_articles(void)
     rt_session_close(s);
 }
 
+/* Tokens of the first n requests, of prompts and to be made. */
+typedef struct sums {
+    int64_t prompt, made;
+} sums;
+
+static sums sum_of(const cal_workload *w, size_t n)
+{
+    sums s = { 0 };
+
+    for (size_t i = 0; i < n; i++) {
+        s.prompt += w->v[i].n_prompt;
+        s.made += w->v[i].n_new;
+    }
+    return s;
+}
+
+/* Runs the first n requests on e, which was opened for `batch`: everything was done. */
+static void run_first(rt_session *s, rt_engine *e, int batch, const cal_workload *w, size_t n)
+{
+    const sums want = sum_of(w, n);
+    q_err err = { 0 };
+    rt_bench_run r;
+
+    T_OK(cal_workload_run(&r, w, s, e, &(cal_workload_part){ n, batch }, &err), err);
+    T_INT(r.requests, n);
+    T_INT(r.prompt_tokens, want.prompt);
+    T_INT(r.new_tokens, want.made);
+    T_TRUE(r.elapsed_s > 0 && r.decode_steps > 0);
+}
+
 /* Lengths of a trace: what fits, in the order of the draw; the ids are those of the seed. */
 static void t_trace(void)
 {
@@ -290,19 +320,14 @@ static void t_trace(void)
     cal_workload w = { 0 };
     rt_engine *e = NULL;
     uint64_t memory;
-    int64_t prompt = 0, new_tokens = 0;
-    rt_bench_run r;
 
     T_OK(cal_workload_load(&w, s, file("t.csv", csv), &(cal_workload_opts){ .n = 100 }, &err), err);
     T_INT(w.n, 3);
     T_INT(w.longest, 396 + 109);
-    for (size_t i = 0; i < w.n; i++) {
+    for (size_t i = 0; i < w.n; i++)
         T_TRUE(w.v[i].prompt == NULL);
-        prompt += w.v[i].n_prompt;
-        new_tokens += w.v[i].n_new;
-    }
-    T_INT(prompt, 374 + 396 + 91);
-    T_INT(new_tokens, 44 + 109 + 16);
+    T_INT(sum_of(&w, w.n).prompt, 374 + 396 + 91);
+    T_INT(sum_of(&w, w.n).made, 44 + 109 + 16);
     cal_workload_free(&w);
     T_OK(cal_workload_load(&w, s, file("t.csv", csv),
                            &(cal_workload_opts){ .n = 2, .new_tokens = 3 }, &err),
@@ -312,9 +337,10 @@ static void t_trace(void)
     cal_workload_free(&w);
     T_OK(cal_workload_load(&w, s, file("o.csv", other), &(cal_workload_opts){ .n = 9 }, &err), err);
     T_OK(rt_bench_open(&e, &memory, s, 1, w.longest, &err), err);
-    T_OK(cal_workload_run(&r, &w, s, e, &(cal_workload_part){ 1, 1 }, &err), err);
-    T_INT(r.prompt_tokens, 5);
-    T_INT(r.new_tokens, 3);
+    T_INT(w.n, 1);
+    T_INT(w.v[0].n_prompt, 5);
+    T_INT(w.v[0].n_new, 3);
+    run_first(s, e, 1, &w, 1);
     rt_engine_close(e);
     cal_workload_free(&w);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -333,24 +359,12 @@ static void t_run(void)
     cal_workload w = { 0 };
     rt_engine *e = NULL;
     uint64_t memory;
-    int64_t prompt = 0, new_tokens = 0;
-    rt_bench_run r;
 
     T_OK(cal_workload_load(&w, s, many(12), &(cal_workload_opts){ .n = 5 }, &err), err);
     T_INT(w.n, 5);
     T_OK(rt_bench_open(&e, &memory, s, 2, w.longest, &err), err);
-    for (size_t n = 5; n <= 5; n -= 2) { /* 5, 3, 1 */
-        prompt = new_tokens = 0;
-        for (size_t i = 0; i < n; i++) {
-            prompt += w.v[i].n_prompt;
-            new_tokens += w.v[i].n_new;
-        }
-        T_OK(cal_workload_run(&r, &w, s, e, &(cal_workload_part){ n, 2 }, &err), err);
-        T_INT(r.requests, n);
-        T_INT(r.prompt_tokens, prompt);
-        T_INT(r.new_tokens, new_tokens);
-        T_TRUE(r.elapsed_s > 0 && r.decode_steps > 0);
-    }
+    for (size_t n = 5; n <= 5; n -= 2) /* 5, 3, 1 */
+        run_first(s, e, 2, &w, n);
     rt_engine_close(e);
     cal_workload_free(&w);
     rt_session_close(s);

@@ -1,0 +1,121 @@
+/* Parts of reports.  The maps of inputs stand in two kinds of report: of a run that quantizes and
+ * of one that only looks at ranges; what they have in common is drawn here, where the numbers come
+ * from is the report's business. */
+#include "calibrate/report_parts.h"
+
+#include <stdio.h>
+#include <string.h>
+
+char *cal_report_path(const char *output, const char *ext)
+{
+    size_t n = strlen(output);
+
+    if (n > 3 && strcmp(output + n - 3, ".h5") == 0)
+        n -= 3;
+    return q_format("%.*s.report.%s", (int)n, output, ext);
+}
+
+q_status cal_report_save(const fmt_report *r, const char *output, q_err *err)
+{
+    q_status st = Q_OK;
+    char *html = cal_report_path(output, "html"), *json = cal_report_path(output, "json");
+
+    if (!html || !json)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
+    Q_TRY(fmt_report_write(r, html, json, 1, err));
+out:
+    q_free(html);
+    q_free(json);
+    return st;
+}
+
+const char *cal_report_role(fmt_role role)
+{
+    static const char *const names[FMT_ROLES] = { [FMT_ATTN_QKV] = "q, k, v",
+                                                  [FMT_ATTN_OUT] = "attention output",
+                                                  [FMT_FFN_GATE_UP] = "gate and up",
+                                                  [FMT_FFN_DOWN] = "down" };
+
+    return names[role] ? names[role] : fmt_role_get(role)->name;
+}
+
+/* path between quotes where a shell needs them */
+static char *quoted(const char *path)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "._-/+:@%,";
+    q_buf out = { 0 };
+    q_status st;
+
+    if (*path && *path != '-' && !path[strspn(path, plain)])
+        return q_strdup(path);
+    st = q_buf_puts(&out, *path == '-' ? "'./" : "'", NULL);
+    for (; st == Q_OK && *path; path++)
+        st = *path == '\'' ? q_buf_puts(&out, "'\\''", NULL) : q_buf_put(&out, path, 1, NULL);
+    if (st == Q_OK && q_buf_puts(&out, "'", NULL) == Q_OK)
+        return out.data;
+    q_buf_free(&out);
+    return NULL;
+}
+
+char *cal_report_verify(const char *output)
+{
+    char *path = quoted(output);
+    char *command = path ? q_format("qwen-convert --verify %s", path) : NULL;
+
+    q_free(path);
+    return command;
+}
+
+/* v: room for the maps of one role, one behind the other */
+static q_status put_input(fmt_report *r, const cal_input_maps *in, fmt_role role, float *v,
+                          q_err *err)
+{
+    const size_t layers = (size_t)in->m->layers;
+    const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, in->m);
+    const size_t cols = (size_t)(K < FMT_MAP_COLS ? K : FMT_MAP_COLS);
+    fmt_map map[CAL_INPUT_MAPS];
+    char key[64], title[96];
+
+    for (size_t i = 0; i < in->n; i++) {
+        float *v_i = v + i * layers * cols;
+
+        for (size_t l = 0; l < layers; l++)
+            in->fill(v_i + l * cols, cols, in->self, i, (int64_t)l, role);
+        map[i] = (fmt_map){ in->name[i], v_i };
+    }
+    snprintf(key, sizeof key, "input_%s", fmt_role_get(role)->name);
+    snprintf(title, sizeof title, "input of %s", cal_report_role(role));
+    return fmt_report_maps(r,
+                           &(fmt_maps){ .key = key,
+                                        .title = title,
+                                        .row_label = "layer",
+                                        .col_label = "channel",
+                                        .rows = layers,
+                                        .cols = cols,
+                                        .n_channels = K,
+                                        .log = 1,
+                                        .map = map,
+                                        .n = in->n },
+                           err);
+}
+
+q_status cal_report_inputs(fmt_report *r, const cal_input_maps *in, q_err *err)
+{
+    q_status st = Q_OK;
+    float *v = q_calloc((size_t)in->m->layers, CAL_INPUT_MAPS * FMT_MAP_COLS * sizeof *v);
+
+    if (!v)
+        Q_FAIL(err, Q_ENOMEM, "no memory for a report");
+    Q_TRY(fmt_report_section(r, "Inputs of the linears", err));
+    Q_TRY(fmt_report_text(r,
+                          "Largest magnitude of every channel, or of a few neighbours where there "
+                          "are more than 256. Bright columns are outlier channels.",
+                          err));
+    for (int i = 0; i < FMT_ROLES; i++)
+        if (fmt_role_get((fmt_role)i)->quant)
+            Q_TRY(put_input(r, in, (fmt_role)i, v, err));
+out:
+    q_free(v);
+    return st;
+}

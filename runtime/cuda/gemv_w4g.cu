@@ -1,0 +1,9 @@
+/* The matrix-vector kernel for w4g weights: gemv.cuh.  Groups of whole chunks need fewer scales.
+ */
+#include "runtime/cuda/gemv.cuh"
+
+extern "C" q_status cu_gemv_w4g(const cu_be *c, const cu_gemv *a, q_err *err)
+{
+    return 1 << a->shift < gemv_form<CU_W4G>::chunk ? gemv_choose<CU_W4G, 1>(c, a, err)
+                                                    : gemv_choose<CU_W4G, 0>(c, a, err);
+}

@@ -1,0 +1,240 @@
+/* Group weights as they stand in files: tensors that are missing, of another type or shape, or hold
+ * what no writer leaves are refused by name; and the names and sizes of the official int4 release,
+ * all zeros, are read. */
+#include <string.h>
+
+#include "formats/source.h"
+#include "tests/t_packed.h"
+
+/* ---- broken tensors ---------------------------------------------------------------------------
+ */
+
+#define L0 "model.layers.0."
+
+static void poke_g_idx(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "mlp.down_proj.g_idx") == 0)
+        ((int32_t *)data)[5] = 3; /* three groups: 0 to 2 */
+}
+static void poke_k_idx(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "self_attn.k_proj.g_idx") == 0)
+        ((int32_t *)data)[41] = 0; /* is in group 1 */
+}
+static void poke_scale(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "self_attn.o_proj.scales") == 0)
+        ((uint16_t *)data)[64 + 2] = 0x7c00; /* group 1, output 2: infinity */
+}
+static void poke_zero(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "mlp.gate_proj.qzeros") == 0)
+        ((uint32_t *)data)[1] |= 15u << 8; /* group 0, output 10 */
+}
+static void poke_shape(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "mlp.up_proj.weight_shape") == 0)
+        ((int64_t *)data)[0]++;
+}
+static void poke_bias(const char *name, void *data, size_t bytes)
+{
+    (void)bytes;
+    if (strcmp(name, L0 "mlp.up_proj.bias") == 0)
+        ((uint16_t *)data)[7] = 0x3c00;
+}
+
+static void t_broken(void)
+{
+    static const struct {
+        pk_opts o;
+        q_status want;
+        const char *part;
+    } rows[] = {
+        { { .drop = L0 "self_attn.k_proj.qzeros" }, Q_EFORMAT, "k_proj.qzeros' is missing" },
+        { { .drop = L0 "self_attn.q_proj.scales" }, Q_EFORMAT, "q_proj.scales' is missing" },
+        { { .drop = L0 "self_attn.v_proj.qweight" },
+          Q_EUNSUPPORTED,
+          "q_proj.qweight' is quantized and '" L0 "self_attn.v_proj.weight' is not" },
+        { { .drop = L0 "self_attn.o_proj.g_idx" }, Q_OK, "" }, /* groups are in order anyway */
+        { { .drop = L0 "self_attn.k_proj.g_idx" }, Q_EFORMAT, "k_proj.g_idx' is missing, its" },
+        { { .drop = L0 "self_attn.o_proj.g_idx", .desc_act = 1 }, Q_EFORMAT, "desc_act needs it" },
+        { { .drop = L0 "self_attn.q_proj.bias" }, Q_EFORMAT, "q_proj.bias' is missing" },
+        { { .bend = L0 "mlp.up_proj.qweight" }, Q_ESHAPE, "up_proj.qweight' is [9, 96]" },
+        { { .bend = L0 "mlp.up_proj.qzeros" }, Q_ESHAPE, "up_proj.qzeros' is [3, 12]" },
+        { { .bend = L0 "mlp.up_proj.scales" }, Q_ESHAPE, "up_proj.scales' is [3, 96]" },
+        { { .bend = L0 "mlp.up_proj.g_idx" }, Q_ESHAPE, "up_proj.g_idx' is [65]" },
+        { { .retype = L0 "mlp.up_proj.qweight" },
+          Q_EFORMAT,
+          "up_proj.qweight' is F32, wanted I32" },
+        { { .retype = L0 "mlp.up_proj.scales" }, Q_EFORMAT, "up_proj.scales' is I16, wanted F16" },
+        { { .retype = L0 "mlp.up_proj.g_idx" }, Q_EFORMAT, "up_proj.g_idx' is F32, wanted I32" },
+        { { .poke = poke_g_idx },
+          Q_EFORMAT,
+          "down_proj.g_idx: column 5 is in group 3, there are 3" },
+        { { .poke = poke_k_idx, .desc_act = 1 },
+          Q_EUNSUPPORTED,
+          "self_attn.q_proj.g_idx and " L0 "self_attn.k_proj.g_idx put column 41" },
+        { { .poke = poke_scale },
+          Q_EFORMAT,
+          "o_proj.scales: the scale of output 2, group 1 is inf" },
+        { { .poke = poke_zero },
+          Q_EFORMAT,
+          "gate_proj.qzeros: the zero of output 10 is stored as 15" },
+        { { .poke = poke_shape, .layout = PK_CT }, Q_ESHAPE, "weight_shape' says [97, 64]" },
+        { { .poke = poke_bias, .foreign = 1 }, Q_EUNSUPPORTED, "up_proj.bias' is not zero" },
+    };
+    q_err err = { 0 };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        pk_opts o = rows[i].o;
+
+        o.family = "qwen2";
+        o.bits = 4;
+        o.group = 32;
+        o.sym = 1;
+        pk_write(t_tmp("in"), &o);
+        if (rows[i].want == Q_OK)
+            T_OK(pk_load_all(t_tmp("in"), &err), err);
+        else
+            T_ERR(pk_load_all(t_tmp("in"), &err), err, rows[i].want, rows[i].part);
+    }
+}
+
+/* ---- the official layout ----------------------------------------------------------------------
+ */
+
+/* Shape of a tensor of Qwen-7B-Chat-Int4 by its name; 0: it belongs to the vision tower. */
+static int official_shape(const char *name, fmt_dtype *dtype, int64_t shape[2])
+{
+    static const struct {
+        const char *module;
+        int64_t N, K;
+    } rows[] = { { "attn.c_attn.", 12288, 4096 },
+                 { "attn.c_proj.", 4096, 4096 },
+                 { "mlp.w1.", 11008, 4096 },
+                 { "mlp.w2.", 11008, 4096 },
+                 { "mlp.c_proj.", 4096, 11008 } };
+    const char *leaf = strrchr(name, '.') + 1;
+    int64_t N = 0, K = 0;
+
+    if (strstr(name, "visual"))
+        return 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (strstr(name, rows[i].module)) {
+            N = rows[i].N;
+            K = rows[i].K;
+        }
+    *dtype = strcmp(leaf, "scales") == 0 || strcmp(leaf, "bias") == 0 || strcmp(leaf, "weight") == 0
+                 ? FMT_F16
+                 : FMT_I32;
+    if (N == 0) { /* embedding, head, norms */
+        const int matrix = strstr(name, "wte") || strstr(name, "lm_head");
+
+        shape[0] = matrix ? 151936 : 4096;
+        shape[1] = matrix ? 4096 : 0;
+    } else {
+        shape[0] = strcmp(leaf, "qweight") == 0 ? K / 8
+                   : strcmp(leaf, "bias") == 0  ? N
+                   : strcmp(leaf, "g_idx") == 0 ? K
+                                                : K / 128;
+        shape[1] = strcmp(leaf, "bias") == 0 || strcmp(leaf, "g_idx") == 0 ? 0
+                   : strcmp(leaf, "qzeros") == 0                           ? N / 8
+                                                                           : N;
+    }
+    return 1;
+}
+
+/* All tensors of the index as holes, but for the groups of the columns.  extra: a tensor more. */
+static int write_official(const char *dir, const fmt_json *index, const char *extra)
+{
+    q_err err = { 0 };
+    const fmt_json *map = fmt_json_get(index, "weight_map");
+    static int32_t g_idx[11008];
+    fmt_hf_writer *w = NULL;
+    fmt_dtype dtype;
+    int64_t shape[2];
+    int n = 0;
+
+    for (int k = 0; k < 11008; k++)
+        g_idx[k] = k / 128;
+    T_OK(fmt_hf_create(&w, dir, 2000000000, 1, &err), err);
+    for (int pass = 0; pass < 2; pass++)
+        for (fmt_json_iter *it = fmt_json_first(map); it; it = fmt_json_next(map, it)) {
+            const char *name = fmt_json_key(it);
+            const int idx = strstr(name, ".g_idx") != NULL;
+
+            if (!official_shape(name, &dtype, shape))
+                continue;
+            n += pass == 0;
+            if (pass == 0)
+                T_OK(fmt_hf_declare(w, name, dtype, shape[1] ? 2 : 1, shape, &err), err);
+            else
+                T_OK(fmt_hf_write(w, idx ? g_idx : NULL,
+                                  (size_t)(shape[0] * (shape[1] ? shape[1] : 1)) *
+                                      fmt_dtype_bytes(dtype),
+                                  &err),
+                     err);
+            if (pass == 0 && extra && n == 1)
+                T_OK(fmt_hf_declare(w, extra, FMT_F16, 1, (int64_t[]){ 4 }, &err), err);
+            if (pass == 1 && extra) {
+                T_OK(fmt_hf_write(w, NULL, 8, &err), err);
+                extra = NULL;
+            }
+        }
+    T_OK(fmt_hf_commit(w, &err), err);
+    fmt_hf_writer_close(w);
+    return n;
+}
+
+/* The official int4 release: its names, its configuration, its sizes. */
+static void t_official(void)
+{
+    q_err err = { 0 };
+    const char *from = T_SHARED("data/formats/qwen-vl-chat-int4");
+    const char *dir = t_tmp("official");
+    char *path = q_path_join(from, "model.safetensors.index.json");
+    fmt_json *index = NULL;
+    q_buf config = { 0 };
+    fmt_src *s = NULL;
+    qnt_tensor t = { 0 };
+
+    T_OK(fmt_json_read(&index, path, 1 << 20, &err), err);
+    q_free(path);
+    path = q_path_join(from, "config.json");
+    T_OK(q_file_slurp(&config, path, 1 << 20, &err), err);
+    T_OK(q_dir_make(dir, &err), err);
+    pk_put(dir, "config.json", config.data, config.size);
+    T_INT(write_official(dir, index, NULL), 867);
+    T_OK(fmt_src_open(&s, dir, &err), err);
+    T_STR(fmt_src_packing(s)->layout->name, "gptq");
+    T_INT(fmt_src_packing(s)->group, 128);
+    T_OK(qnt_load(&t, s, FMT_FFN_DOWN, 31, &(qnt_load_opts){ 0 }, &err), err);
+    T_INT(t.K, 11008);
+    T_TRUE(t.g_idx == NULL); /* in order */
+    T_INT(t.zero[0], 1);     /* stored as 0 */
+    qnt_tensor_free(&t);
+    T_OK(qnt_load(&t, s, FMT_ATTN_QKV, 0, &(qnt_load_opts){ 0 }, &err), err);
+    T_TRUE(t.bias != NULL);
+    qnt_tensor_free(&t);
+    fmt_src_close(s);
+    s = NULL;
+    write_official(dir, index, "transformer.visual.proj");
+    T_ERR(fmt_src_open(&s, dir, &err), err, Q_EUNSUPPORTED,
+          "'transformer.visual.proj' is not part of family qwen");
+    T_OK(q_dir_remove(dir, &err), err);
+    fmt_json_free(index);
+    q_buf_free(&config);
+    q_free(path);
+}
+
+static const t_case cases[] = { T(t_broken), T(t_official), { 0 } };
+
+int main(int argc, char **argv)
+{
+    return t_main(argc, argv, cases);
+}
