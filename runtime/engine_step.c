@@ -146,6 +146,7 @@ out:
     return st;
 }
 
+/* Waits for the step in any case: its batch was copied from memory that the next one overwrites. */
 static q_status sample(rt_engine *e, q_err *err)
 {
     q_status st = Q_OK;
@@ -163,6 +164,7 @@ static q_status sample(rt_engine *e, q_err *err)
             n = 0;
         }
     }
+    Q_TRY(e->m->be->ops->sync(e->m->be, err));
 out:
     return st;
 }

@@ -358,12 +358,20 @@ static void t_errors(void)
 /* ---- steps that fly -------------------------------------------------------------------------- */
 
 /* A CPU that behaves like a device: what is copied to the host arrives no sooner than somebody
- * waits for it, and copies from it are made from what the host left in place. */
+ * waits for it, and what is copied from it must stay as it was until then. */
+typedef struct upload {
+    const void *src;
+    void *was;
+    size_t bytes;
+} upload;
+
 typedef struct late {
     void *dst[4];
     int32_t v[4][16];
     size_t bytes[4];
     int n, n_marked[2], n_graphs;
+    upload up[32];
+    int n_up, up_marked[2];
 } late;
 static late arriving;
 static const rt_backend_ops *plain_ops;
@@ -384,11 +392,38 @@ static void deliver(int n)
     a->n_marked[1] = a->n_marked[1] > n ? a->n_marked[1] - n : 0;
 }
 
+/* The first n copies to the device are through. */
+static void release(int n)
+{
+    late *a = &arriving;
+
+    for (int i = 0; i < n; i++) {
+        T_TRUE(memcmp(a->up[i].src, a->up[i].was, a->up[i].bytes) == 0);
+        q_free(a->up[i].was);
+    }
+    a->n_up -= n;
+    memmove(a->up, a->up + n, (size_t)a->n_up * sizeof *a->up);
+    for (int i = 0; i < 2; i++)
+        a->up_marked[i] = a->up_marked[i] > n ? a->up_marked[i] - n : 0;
+}
+
+static void note_upload(const void *src, size_t bytes)
+{
+    late *a = &arriving;
+    upload *u = &a->up[a->n_up++];
+
+    T_TRUE(a->n_up < 32);
+    *u = (upload){ src, q_malloc(bytes), bytes };
+    memcpy(u->was, src, bytes);
+}
+
 static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
                           q_err *err)
 {
     late *a = &arriving;
 
+    if (dir == RT_TO_DEVICE && bytes > 0)
+        note_upload(src, bytes);
     if (dir != RT_TO_HOST || bytes > sizeof a->v[0])
         return plain_ops->copy(be, dst, src, bytes, dir, err);
     T_TRUE(a->n < 4);
@@ -402,6 +437,7 @@ static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t byt
 static q_status late_sync(rt_backend *be, q_err *err)
 {
     deliver(arriving.n);
+    release(arriving.n_up);
     return plain_ops->sync(be, err);
 }
 
@@ -434,6 +470,7 @@ static q_status late_mark(rt_backend *be, int slot, q_err *err)
 {
     (void)be, (void)err;
     arriving.n_marked[slot] = arriving.n;
+    arriving.up_marked[slot] = arriving.n_up;
     return Q_OK;
 }
 
@@ -441,6 +478,7 @@ static q_status late_wait(rt_backend *be, int slot, q_err *err)
 {
     (void)be, (void)err;
     deliver(arriving.n_marked[slot]);
+    release(arriving.up_marked[slot]);
     return Q_OK;
 }
 
@@ -467,8 +505,8 @@ typedef struct reply {
     rt_finish finish;
 } reply;
 
-/* All texts, three at a time, some of them with a stop id, which ends them in mid-air; the third is
- * closed after some steps.  late: on the device of above. */
+/* All texts, three at a time, prompts in pieces, some of them with a stop id, which ends them in
+ * mid-air; the third is closed after some steps.  late: on the device of above. */
 static void run_flying(reply out[N_TEXT], float temperature, float penalty, const int32_t *stop,
                        int is_late)
 {
@@ -481,7 +519,7 @@ static void run_flying(reply out[N_TEXT], float temperature, float penalty, cons
 
     if (is_late)
         make_late(s, &ops);
-    e = engine(s, 64, 3);
+    e = engine(s, 3, 3);
     for (int i = 0; i < N_TEXT; i++) {
         q_ids ids = { 0 };
 
