@@ -415,6 +415,17 @@ uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
     return *device + weights / sizeof(float); /* codes of a layer while they are written */
 }
 
+q_status cal_quant_takes(const fmt_src *src, q_err *err)
+{
+    for (int64_t l = 0; l < fmt_src_model(src)->layers; l++)
+        for (int i = 0; i < N_LINEARS; i++)
+            if (!fmt_src_has(src, (fmt_ref){ fold_order[i], l, FMT_WEIGHT }))
+                return q_fail(err, Q_EUNSUPPORTED,
+                              "%s: is quantized already: start from the float model",
+                              fmt_src_dir(src));
+    return Q_OK;
+}
+
 q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err)
 {
     q_status st = Q_OK;
@@ -435,10 +446,7 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
                               .load = load };
     for (int p = 0; o->sequential && p < CAL_EARLY_PASSES; p++)
         q->client.early[p] = p == 0 && o->factors ? CAL_INPUTS : CAL_BIT(cal_input_point(p));
-    for (int i = 0; i < N_LINEARS; i++)
-        if (!fmt_src_has(src, (fmt_ref){ fold_order[i], 0, FMT_WEIGHT }))
-            Q_FAIL(err, Q_EUNSUPPORTED, "%s: is quantized already: start from the float model",
-                   fmt_src_dir(src));
+    Q_TRY(cal_quant_takes(src, err));
     q->client.bytes = cal_quant_bytes(q->m, &q->client.device_bytes);
     if (!(q->stat = q_calloc((size_t)q->m->layers * FMT_ROLES, sizeof *q->stat)) ||
         !(q->cost = q_calloc((size_t)q->m->layers, sizeof *q->cost)))

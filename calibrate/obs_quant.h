@@ -55,7 +55,9 @@ typedef struct cal_quant {
     cal_quant_times times;
 } cal_quant;
 
-/* Errors: Q_EUNSUPPORTED (a model whose linears are not floats), Q_ENOMEM. */
+/* Whether all linears are floats.  Errors: Q_EUNSUPPORTED (they are quantized already). */
+q_status cal_quant_takes(const fmt_src *src, q_err *err);
+/* Errors: those of cal_quant_takes, Q_ENOMEM. */
 q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err);
 void cal_quant_close(cal_quant *q);
 /* Of memory, beside that of the loop; *device: the part of it that lies where the backend computes.

@@ -79,6 +79,7 @@ q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli
     Q_TRY(check_paths(o, err));
     Q_TRY(fmt_src_open(&j->src, o->input, err));
     Q_TRY(fmt_src_output_apart(j->src, o->output, err));
+    Q_TRY(cal_quant_takes(j->src, err));
     if (o->factors_of) {
         Q_TRY(cal_factors_open(&j->given, o->factors_of, fmt_src_model(j->src), err));
         o->quant.given = &j->given;

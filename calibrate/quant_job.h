@@ -24,7 +24,8 @@ struct cal_quant_job {
 };
 
 /* Checks input and output, opens the model.  Errors: Q_ECREATE (the output exists), Q_EARG
- * (it lies in the input), those of fmt_src_open.  Closed by the caller, after an error too. */
+ * (it lies in the input), Q_EUNSUPPORTED (the input is quantized), those of fmt_src_open and of
+ * given factors.  Closed by the caller, after an error too. */
 q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli,
                             const volatile sig_atomic_t *stop, q_err *err);
 /* The same, and runs the loop.  Errors: those of the loop as well.  Closed likewise. */

@@ -100,8 +100,11 @@ expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" --rtn --group-size 100
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --damp 0
 expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$data" --seq-len 100000
 expect_stderr 'not one window of 100000'
-expect_exit 78 "$gptq" -i "$tmp/s.h5" -o "$tmp/n.h5" "${cal[@]}"
-expect_stderr 'quantized already'
+for how in "${cal[*]}" "${cal[*]} --dry-run" --rtn '--rtn --dry-run'; do
+    # shellcheck disable=SC2086
+    expect_exit 78 "$gptq" -i "$tmp/s.h5" -o "$tmp/n.h5" $how
+    expect_stderr 'quantized already'
+done
 expect_exit 66 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/none.h5"
 expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$model"
 expect_stderr 'wanted an archive of qwen-awq'
