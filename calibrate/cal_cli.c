@@ -66,6 +66,7 @@ static error_t parse_run(int key, char *arg, struct argp_state *state)
 {
     cal_run_opts *o = state->input;
 
+    o->given |= key >= KEY_DATA && key <= KEY_NO_RESUME;
     switch (key) {
     case KEY_DATA:
         o->data.path = arg;
@@ -124,6 +125,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_NO_REPORT:
         c->no_report = 1;
+        return 0;
+    case ARGP_KEY_END:
+        if (c->stats && c->run.data.path)
+            argp_error(state, "give one of --calib-data and --stats");
+        if (c->stats && c->save)
+            argp_error(state, "--save-stats keeps what --calib-data gives: it does not go with "
+                              "--stats");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -221,6 +229,7 @@ q_status cal_cli_dry_run(fmt_json **out, cal_cli_opts *o, const q_cli *cli, cons
     if (!(job = q_format("%s.job", output ? output : "")))
         Q_FAIL(err, Q_ENOMEM, "no memory");
     o->run.threads = cli->threads;
+    o->run.data.seed = cli->seed;
     o->run.job_dir = job;
     Q_TRY(cal_run_open(&r, src, &o->run, err));
     client.bytes = cal_ranges_bytes(m, o->run.search != 0, &client.device_bytes);

@@ -6,8 +6,7 @@
  *
  * The group: --calib-data --calib-prompt --calib-samples (--samples) --calib-seq-len (--seq-len)
  * --calib-shuffle --chat-format --device --max-ram --max-vram --resume --no-resume, and --stats
- * --save-stats
- * --no-report. Only programs include this file. */
+ * --save-stats --no-report.  Only programs and *_cli files include this file. */
 #ifndef CAL_CAL_CLI_H
 #define CAL_CAL_CLI_H
 
@@ -21,7 +20,7 @@ typedef struct cal_cli_opts {
 } cal_cli_opts;
 
 extern const struct argp cal_argp;
-extern const struct argp cal_run_argp; /* without --stats and --save-stats; input: cal_run_opts */
+extern const struct argp cal_run_argp; /* the group up to --no-resume; input: cal_run_opts */
 
 void cal_cli_init(cal_cli_opts *o);
 

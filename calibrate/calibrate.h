@@ -23,6 +23,7 @@ typedef struct cal_run_opts {
     int64_t max_tok;
     const char *job_dir; /* NULL: not resumable */
     int no_resume;
+    int given;          /* any of its options was (cal_cli.h); looked at by programs only */
     int search;         /* ranges: choose exponents of SmoothQuant for each linear */
     const char *recipe; /* a job with another one is refused; may be NULL */
     const char *tool;

@@ -94,7 +94,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!o.model || !o.output)
             argp_error(state, "--%s is missing", o.model ? "output" : "model");
-        if (!o.cal.stats == !o.cal.run.data.path)
+        if (!o.cal.stats && !o.cal.run.data.path)
             argp_error(state, "give one of --calib-data and --stats");
         if (o.has_gate && !o.text)
             argp_error(state, "--assert needs --text");
@@ -180,7 +180,8 @@ static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *
     Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.output, stop, o.force, err));
     Q_TRY(cvt_plan_set_ranges(p, ranges, err));
     Q_TRY(cvt_run(&r, p, &ro, err));
-    Q_TRY(cal_cli_done(o.output, err));
+    if (!o.cal.stats)
+        Q_TRY(cal_cli_done(o.output, err));
     Q_TRY(report(p, &r, err));
 out:
     cal_stats_free(ranges, fmt_src_model(p->src));

@@ -66,7 +66,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if ((o.cvt.smooth || o.cvt.kv_scales) && !given && !o.cvt.dry_run)
             argp_error(state, "--%s needs --calib-data FILE or --stats FILE",
                        o.cvt.smooth ? "smoothquant" : "calibrate-kv-cache");
-        if (given && !o.cvt.smooth && !o.cvt.kv_scales)
+        if ((o.cal.stats || o.cal.save || o.cal.run.given) && !o.cvt.smooth && !o.cvt.kv_scales)
             argp_error(state, "calibration is for --smoothquant and --calibrate-kv-cache");
         return 0;
     default:

@@ -76,9 +76,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (o.q.rtn && (o.q.quant.act_order || o.q.quant.damp > 0 || o.q.quant.sequential ||
-                        o.q.quant.factors || o.q.run.data.path))
+                        o.q.quant.factors || o.q.run.given))
             argp_error(state, "--rtn looks at no text: it goes with --bits, --group-size, --sym "
-                              "and --asym only");
+                              "and --asym, not with options of calibration");
         cal_quant_cli_check(&o.q, state);
         return 0;
     default:

@@ -97,6 +97,15 @@ expect_stderr 'max-ram allows 1048576'
 rm -rf "$tmp/u.job"
 expect_exit 65 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --stats "$data"
 expect_stderr 'not an HDF5 file'
+mkdir "$tmp/st.job"
+expect_exit 0 "$kv" -m "$model" -o "$tmp/st" --stats "$tmp/stats.h5" --no-report
+expect test -d "$tmp/st.job" # of another run
+for seed in 1 2; do
+    expect_exit 0 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --calib-data "$data" \
+        --calib-samples 3 --calib-shuffle --seed $seed --dry-run --json
+    eval "tokens$seed=$(num tokens)"
+done
+[ "${tokens1:-0}" != "${tokens2:-0}" ] || fail "--dry-run draws the same samples with every seed"
 expect test ! -e "$tmp/u"
 tap_ok "wrong options, missing data, a budget that is too small"
 

@@ -40,6 +40,9 @@ usage "'1.5' is not a number from 0 to 1" -i "$model" -o "$tmp/o" --smoothquant 
 usage "'half' is not a number" -i "$model" -o "$tmp/o" --smoothquant=half
 usage "option '--smoothquant' requires an argument" -i "$model" -o "$tmp/o" --smoothquant
 usage 'calibration is for --smoothquant and --calibrate-kv-cache' -i "$model" -o "$tmp/o" --stats x.h5
+usage 'calibration is for --smoothquant and --calibrate-kv-cache' -i "$model" -o "$tmp/o" --max-ram 1GiB
+usage 'give one of --calib-data and --stats' -i "$model" -o "$tmp/o" --smoothquant 0.5 --stats x.h5 --calib-data x
+usage 'does not go with --stats' -i "$model" -o "$tmp/o" --smoothquant 0.5 --stats x.h5 --save-stats y.h5
 expect test ! -e "$tmp/o"
 tap_ok "usage errors exit 64 and write nothing"
 

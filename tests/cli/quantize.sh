@@ -94,7 +94,11 @@ expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5"
 expect_stderr 'calib-data FILE is missing'
 expect_exit 64 "$gptq" -i "$model" --rtn
 expect_stderr 'output is missing'
-expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" --rtn --act-order
+for other in --act-order "--calib-data $data" '--device cpu' '--max-vram 1GiB' --no-resume; do
+    # shellcheck disable=SC2086
+    expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" --rtn $other
+    expect_stderr 'rtn looks at no text'
+done
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" --rtn --bits 5
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" --rtn --group-size 100
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --damp 0
