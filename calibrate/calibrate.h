@@ -47,9 +47,7 @@ void cal_run_close(cal_run *r);
 q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err);
 /* Opens the job (refusing one begun with other inputs) and runs the loop. */
 q_status cal_run_ranges(cal_run *r, cal_ranges *out, q_err *err);
-/* What that would need; opens the backend.  Of the client only bytes and device_bytes are looked
- * at.
- */
+/* What that would need; opens the backend.  Of the client only its two sizes are looked at. */
 q_status cal_run_plan(cal_plan *p, cal_run *r, const cal_client *client, q_err *err);
 
 #endif

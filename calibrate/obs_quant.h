@@ -60,8 +60,7 @@ q_status cal_quant_takes(const fmt_src *src, q_err *err);
 /* Errors: those of cal_quant_takes, Q_ENOMEM. */
 q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *o, q_err *err);
 void cal_quant_close(cal_quant *q);
-/* Of memory, beside that of the loop; *device: the part of it that lies where the backend computes.
- */
+/* Of memory, beside that of the loop; *device: the part of it where the backend computes. */
 uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device);
 
 #endif

@@ -1,7 +1,7 @@
 /* A quantized layer as a file of a job: what is put into the archive when all layers are done.
  *
  *     Q_TRY(cal_quant_write(path, &layer, err));
- *     Q_TRY(cal_quant_read_weight(&t, path, FMT_ATTN_QKV, N, K, err));
+ *     Q_TRY(cal_quant_read_weight(&t, path, FMT_ATTN_QKV, model, err));
  *
  * Layout, one group per linear (attn_qkv and so on):
  *

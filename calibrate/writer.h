@@ -1,9 +1,9 @@
 /* A thread that writes what is finished while its owner computes on.
  *
- *     cal_writer *w = NULL;
+ *     cal_write job = { .run = write_it, .drop = free, .self = it };
  *     Q_TRY(cal_writer_open(&w, err));
- *     Q_TRY(cal_writer_push(w, &(cal_write){ .run = write_it, .drop = free, .self = it }, &t,
- * err)); Q_TRY(cal_writer_wait(w, t, err));          it is done, and all that came before it
+ *     Q_TRY(cal_writer_push(w, &job, &ticket, err));
+ *     Q_TRY(cal_writer_wait(w, ticket, err));     it is done, and all that came before it
  *     Q_TRY(cal_writer_finish(w, err));           everything is done
  *     ... out: cal_writer_close(w);               (finishes first; a failure is lost)
  *

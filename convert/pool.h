@@ -1,7 +1,7 @@
 /* A list of jobs done by a few threads, in order and with one answer.
  *
- *     st = cvt_pool_run(&(cvt_pool){ .n = 200, .threads = 2, .job = convert_one, .self = &run },
- * err);
+ *     const cvt_pool p = { .n = 200, .threads = 2, .job = convert_one, .self = &run };
+ *     st = cvt_pool_run(&p, err);
  *
  * Jobs are taken in the order of their numbers.  After a failure no new job begins, the running
  * ones finish, and the failure with the lowest number is reported: the same one for any number of

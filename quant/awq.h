@@ -1,9 +1,9 @@
 /* AWQ: factors for input channels that make the rounded weight lose less of the output, and
  * narrower ranges of groups.
  *
- *     Q_TRY(qnt_awq_search(&dev, s, W, x, w, H, N, K, &o, &r, err));      s [K], to be folded
- * (fold.h) Q_TRY(qnt_round_groups(&dev, &t, W, H, NULL, N, K, &o, err));             codes of the
- * folded weight
+ *     Q_TRY(qnt_awq_search(&dev, s, W, x, w, H, N, K, &o, &r, err));
+ *     ... s [K] is folded into the layer (fold.h) ...
+ *     Q_TRY(qnt_round_groups(&dev, &t, W, H, NULL, N, K, &o, err));     codes of the folded weight
  *
  * Channels with large inputs get a larger weight, and so a smaller step in relation to it:
  *

@@ -2,8 +2,8 @@
  *
  *     static const struct argp_child children[] = { { &rt_model_argp, 0, "Model:", 1 },
  *                                                   { &rt_sampling_argp, 0, "Sampling:", 2 },
- *                                                   { &q_cli_argp, 0, "Common options:", 90 }, { 0
- * } };
+ *                                                   { &q_cli_argp, 0, "Common options:", 90 },
+ *                                                   { 0 } };
  *     ... on ARGP_KEY_INIT: rt_session_opts_init(&o->session);
  *                           state->child_inputs[0] = &o->session;     (rt_session_opts)
  *                           state->child_inputs[1] = &o->session.sampling;

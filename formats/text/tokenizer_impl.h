@@ -1,7 +1,7 @@
 /* Inside of a txt_tok, for the loaders of vocabulary files and tokenizer.c only.
  *
- *     txt_tok_parts parts = { .ops = &txt_bpe_ops, .bpe = bpe, .nfc = 1, .added = v, .n_added = n
- * }; Q_TRY(txt_tok_make(out, &parts, name, err));
+ *     txt_tok_parts parts = { .ops = &txt_bpe_ops, .bpe = bpe, .added = v, .n_added = n };
+ *     Q_TRY(txt_tok_make(out, &parts, name, err));
  *
  * A loader reads one kind of file and ends with txt_tok_make; added tokens, normalisation and the
  * walk over ids are common.  Adding a kind: one loader file, and a row in the table of tokenizer.c.

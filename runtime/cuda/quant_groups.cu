@@ -1,5 +1,5 @@
 /* Groups of columns on the GPU: ranges, codes, errors (quant/device.h).  CPU twins: rtn_group.c,
- * awq.c.
+ * device_host.c.
  *
  * A warp owns one group of one row; the weights of a group are neighbours, so its reads are whole
  * lines.  Codes are bytes, two columns a byte with 4 bits.
@@ -11,7 +11,7 @@
 #include "runtime/cuda/cu_quant.h"
 
 #define WARPS      8
-#define CLIP_STEPS 20 /* as in awq.c */
+#define CLIP_STEPS 20 /* as in device_host.c */
 #define CLIP_MIN   0.5f
 
 typedef struct groups {
