@@ -5,7 +5,7 @@
  *
  * The host is measured on a small gram matrix, which is what most of the client's work is; a device
  * is taken to reach a part of what its maker states.  Reading and writing overlap with it and are
- * not counted.  Threads: any. */
+ * not counted, nor is what the program does with the result.  Threads: any. */
 #ifndef CAL_LOOP_TIME_H
 #define CAL_LOOP_TIME_H
 
@@ -13,7 +13,7 @@
 
 typedef struct cal_work {
     double forward; /* operations of the passes, where the backend computes */
-    double client;  /* of statistics and what is made of them, on the host */
+    double client;  /* of statistics and what is made of them, likewise (quant/device.h) */
 } cal_work;
 
 double cal_work_seconds(const cal_work *w, rt_backend *be);
