@@ -237,7 +237,9 @@ out:
 q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
 {
     q_status st = Q_OK;
-    loop l = { .o = o, .m = fmt_src_model(o->src), .reader = { .src = o->src } };
+    loop l = { .o = o,
+               .m = fmt_src_model(o->src),
+               .reader = { .src = o->src, .threads = o->be->threads } };
     int begun = 0;
 
     assert(o->client->observe && o->client->done && (!o->job || o->client->store));

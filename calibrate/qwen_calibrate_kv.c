@@ -2,6 +2,9 @@
  *
  * Two phases.  The calibration is long and can be continued (OUT.job); writing the directory is
  * short and starts anew.  A signal ends either between two steps. */
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -221,6 +224,10 @@ int main(int argc, char **argv)
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
     const volatile sig_atomic_t *stop = q_cli_catch_signals();
 
+#if defined(_OPENMP)
+    if (o.cli.threads > 0)
+        omp_set_num_threads(o.cli.threads);
+#endif
     if (st == Q_OK)
         st = run(stop, &err);
     if (st == Q_ECANCEL)

@@ -3,12 +3,19 @@
 #include "calibrate/reader.h"
 
 #include <assert.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #include <string.h>
 
 static void *work(void *arg)
 {
     cal_reader *r = arg;
 
+#if defined(_OPENMP)
+    if (r->threads > 0) /* a new thread does not know what was set in another */
+        omp_set_num_threads(r->threads);
+#endif
     r->st = rt_layer_read(&r->data, r->src, r->layer, &r->err);
     return NULL;
 }

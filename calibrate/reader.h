@@ -1,6 +1,6 @@
 /* A thread that reads the next layer from the source while this one computes.
  *
- *     cal_reader r = { .src = src };
+ *     cal_reader r = { .src = src, .threads = 2 };
  *     cal_reader_start(&r, 1);
  *     Q_TRY(cal_reader_take(&r, &data, err));      layer 1; waits for it
  *     ... out: cal_reader_close(&r);
@@ -16,6 +16,7 @@
 
 typedef struct cal_reader {
     const fmt_src *src;
+    int threads; /* that convert what is read; 0: as many as there are cores */
     int started, threaded;
     pthread_t id;
     int64_t layer;
