@@ -146,7 +146,6 @@ out:
     return st;
 }
 
-/* Waits for the step in any case: its batch was copied from memory that the next one overwrites. */
 static q_status sample(rt_engine *e, q_err *err)
 {
     q_status st = Q_OK;
@@ -164,7 +163,6 @@ static q_status sample(rt_engine *e, q_err *err)
             n = 0;
         }
     }
-    Q_TRY(e->m->be->ops->sync(e->m->be, err));
 out:
     return st;
 }
@@ -239,6 +237,9 @@ static q_status whole_step(rt_engine *e, q_err *err)
     for (int i = 0; i < e->n_slice; i++)
         e->slice[i].s->n_done += (size_t)e->slice[i].n;
     Q_TRY(sample(e, err));
+    /* a chunk of prompts samples nothing: the next one must not be written where a copy of this
+     * one still reads */
+    Q_TRY(e->m->be->ops->sync(e->m->be, err));
     for (int i = 0; i < e->n_slice; i++) {
         rt_seq *s = e->slice[i].s;
 
@@ -251,10 +252,10 @@ out:
 
 /* ---- steps that fly -------------------------------------------------------------------------- */
 
-/* A penalty needs the last token on the host. */
+/* A penalty needs the last token on the host; a prompt of one token counts as prefill. */
 static int can_fly(const rt_engine *e)
 {
-    if (!e->m->be->ops->mark || !is_replayable(e))
+    if (!e->m->be->ops->mark || e->has_prompt || !is_replayable(e))
         return 0;
     for (int i = 0; i < e->n_slice; i++)
         if (e->slice[i].s->o.sampling.repetition_penalty != 1.0f)

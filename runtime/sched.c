@@ -100,6 +100,8 @@ int rt_sched_follow(rt_engine *e)
 
         if (!s || s->done || s->ids.n + 1 == s->limit)
             return 0;
+        if (s->o.on_logits && s->o.logits_from <= (int64_t)s->n_done) /* of this very step */
+            return 0;
     }
     if (running != e->n_flying)
         return 0;

@@ -358,20 +358,20 @@ static void t_errors(void)
 /* ---- steps that fly -------------------------------------------------------------------------- */
 
 /* A CPU that behaves like a device: what is copied to the host arrives no sooner than somebody
- * waits for it, and what is copied from it must stay as it was until then. */
-typedef struct upload {
-    const void *src;
-    void *was;
-    size_t bytes;
-} upload;
-
+ * waits for it, and what is copied from memory of host_alloc must stay as it is until then. */
 typedef struct late {
     void *dst[4];
     int32_t v[4][16];
     size_t bytes[4];
     int n, n_marked[2], n_graphs;
-    upload up[32];
-    int n_up, up_marked[2];
+    void *pinned[4];
+    size_t pinned_bytes[4];
+    struct sent {
+        const void *src;
+        char v[4096];
+        size_t bytes;
+    } sent[4];
+    int n_sent, n_sent_marked[2];
 } late;
 static late arriving;
 static const rt_backend_ops *plain_ops;
@@ -392,29 +392,33 @@ static void deliver(int n)
     a->n_marked[1] = a->n_marked[1] > n ? a->n_marked[1] - n : 0;
 }
 
-/* The first n copies to the device are through. */
-static void release(int n)
+/* The first n copies from pinned memory are done: of what was there when they were enqueued? */
+static void check_sent(int n)
 {
     late *a = &arriving;
 
-    for (int i = 0; i < n; i++) {
-        T_TRUE(memcmp(a->up[i].src, a->up[i].was, a->up[i].bytes) == 0);
-        q_free(a->up[i].was);
-    }
-    a->n_up -= n;
-    memmove(a->up, a->up + n, (size_t)a->n_up * sizeof *a->up);
+    for (int i = 0; i < n; i++)
+        T_TRUE(memcmp(a->sent[i].src, a->sent[i].v, a->sent[i].bytes) == 0);
+    memmove(a->sent, a->sent + n, (size_t)(a->n_sent - n) * sizeof *a->sent);
+    a->n_sent -= n;
     for (int i = 0; i < 2; i++)
-        a->up_marked[i] = a->up_marked[i] > n ? a->up_marked[i] - n : 0;
+        a->n_sent_marked[i] = a->n_sent_marked[i] > n ? a->n_sent_marked[i] - n : 0;
 }
 
-static void note_upload(const void *src, size_t bytes)
+static void note_sent(const void *src, size_t bytes)
 {
     late *a = &arriving;
-    upload *u = &a->up[a->n_up++];
 
-    T_TRUE(a->n_up < 32);
-    *u = (upload){ src, q_malloc(bytes), bytes };
-    memcpy(u->was, src, bytes);
+    for (int i = 0; i < 4; i++)
+        if ((const char *)src >= (char *)a->pinned[i] &&
+            (const char *)src < (char *)a->pinned[i] + a->pinned_bytes[i]) {
+            struct sent *one = &a->sent[a->n_sent++];
+
+            T_TRUE(a->n_sent < 4 && bytes <= sizeof one->v);
+            one->src = src;
+            one->bytes = bytes;
+            memcpy(one->v, src, bytes);
+        }
 }
 
 static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
@@ -422,8 +426,8 @@ static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t byt
 {
     late *a = &arriving;
 
-    if (dir == RT_TO_DEVICE && bytes > 0)
-        note_upload(src, bytes);
+    if (dir == RT_TO_DEVICE)
+        note_sent(src, bytes);
     if (dir != RT_TO_HOST || bytes > sizeof a->v[0])
         return plain_ops->copy(be, dst, src, bytes, dir, err);
     T_TRUE(a->n < 4);
@@ -437,7 +441,7 @@ static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t byt
 static q_status late_sync(rt_backend *be, q_err *err)
 {
     deliver(arriving.n);
-    release(arriving.n_up);
+    check_sent(arriving.n_sent);
     return plain_ops->sync(be, err);
 }
 
@@ -456,8 +460,14 @@ static void late_ungraph(rt_backend *be, void *graph)
 
 static q_status late_host_alloc(rt_backend *be, size_t bytes, void **out, q_err *err)
 {
+    late *a = &arriving;
+    int i = 0;
+
     (void)be, (void)err;
-    return (*out = q_malloc(bytes)) ? Q_OK : Q_ENOMEM;
+    while (i < 3 && a->pinned[i])
+        i++;
+    a->pinned_bytes[i] = bytes;
+    return (a->pinned[i] = *out = q_malloc(bytes)) ? Q_OK : Q_ENOMEM;
 }
 
 static void late_host_free(rt_backend *be, void *p)
@@ -470,7 +480,7 @@ static q_status late_mark(rt_backend *be, int slot, q_err *err)
 {
     (void)be, (void)err;
     arriving.n_marked[slot] = arriving.n;
-    arriving.up_marked[slot] = arriving.n_up;
+    arriving.n_sent_marked[slot] = arriving.n_sent;
     return Q_OK;
 }
 
@@ -478,7 +488,7 @@ static q_status late_wait(rt_backend *be, int slot, q_err *err)
 {
     (void)be, (void)err;
     deliver(arriving.n_marked[slot]);
-    release(arriving.up_marked[slot]);
+    check_sent(arriving.n_sent_marked[slot]);
     return Q_OK;
 }
 
@@ -505,10 +515,10 @@ typedef struct reply {
     rt_finish finish;
 } reply;
 
-/* All texts, three at a time, prompts in pieces, some of them with a stop id, which ends them in
- * mid-air; the third is closed after some steps.  late: on the device of above. */
+/* All texts, three at a time, some of them with a stop id, which ends them in mid-air; the third is
+ * closed after some steps.  late: on the device of above. */
 static void run_flying(reply out[N_TEXT], float temperature, float penalty, const int32_t *stop,
-                       int is_late)
+                       int64_t max_tok, int is_late)
 {
     q_err err = { 0 };
     rt_session *s = open_with("f32", NULL, 0);
@@ -519,7 +529,7 @@ static void run_flying(reply out[N_TEXT], float temperature, float penalty, cons
 
     if (is_late)
         make_late(s, &ops);
-    e = engine(s, 3, 3);
+    e = engine(s, max_tok, 3);
     for (int i = 0; i < N_TEXT; i++) {
         q_ids ids = { 0 };
 
@@ -572,22 +582,59 @@ static void t_flying(void)
         int32_t stop[N_TEXT];
         reply want[N_TEXT], got[N_TEXT];
 
-        run_flying(want, temperature[k], penalty[k], none, 0);
+        run_flying(want, temperature[k], penalty[k], none, 64, 0);
         memcpy(stop, none, sizeof stop);
         stop[1] = want[1].id[3];
         stop[3] = want[3].id[0];
-        run_flying(want, temperature[k], penalty[k], stop, 0);
+        run_flying(want, temperature[k], penalty[k], stop, 64, 0);
         T_INT(want[3].finish, RT_STOP);
         T_INT(want[3].n, 0);
-        run_flying(got, temperature[k], penalty[k], stop, 1);
-        T_TRUE(arriving.n_graphs > 0);
-        T_TRUE((arriving.n_marked[0] | arriving.n_marked[1]) == 0);
-        for (int i = 0; i < N_TEXT; i++) {
-            T_INT(got[i].n, want[i].n);
-            T_INT(got[i].finish, want[i].finish);
-            T_TRUE(memcmp(got[i].id, want[i].id, want[i].n * sizeof *got[i].id) == 0);
+        for (int64_t max_tok = 64; max_tok > 0; max_tok -= 61) { /* whole prompts; chunks of 3 */
+            run_flying(got, temperature[k], penalty[k], stop, max_tok, 1);
+            T_TRUE(arriving.n_graphs > 0);
+            T_TRUE((arriving.n_marked[0] | arriving.n_marked[1]) == 0);
+            for (int i = 0; i < N_TEXT; i++) {
+                T_INT(got[i].n, want[i].n);
+                T_INT(got[i].finish, want[i].finish);
+                T_TRUE(memcmp(got[i].id, want[i].id, want[i].n * sizeof *got[i].id) == 0);
+            }
         }
     }
+}
+
+/* Logits wanted from the middle of a reply on: steps fly until there. */
+static void t_flying_to_logits(void)
+{
+    static capture cap;
+    rt_session *s = open_with("f32", NULL, 0);
+    q_err err = { 0 };
+    q_ids ids = { 0 };
+    rt_backend_ops ops;
+    rt_engine *e;
+    rt_seq *seq;
+
+    make_late(s, &ops);
+    e = engine(s, 64, 1);
+    encode(s, 0, &ids);
+    cap = (capture){ .vocab = s->desc.vocab };
+    T_OK(rt_engine_add(e, &seq,
+                       &(rt_seq_opts){ .ids = ids.v,
+                                       .n_ids = ids.n,
+                                       .max_new = N_NEW,
+                                       .sampling = { 0, 1, 1, 0, 0 },
+                                       .logits_from = (int64_t)ids.n + 4,
+                                       .on_logits = keep_last,
+                                       .user = &cap },
+                       &err),
+         err);
+    T_OK(rt_engine_run(e, &err), err);
+    T_INT(arriving.n_graphs, 4);
+    T_INT(cap.n, N_NEW - 1 - 4); /* the last one sampled is never run */
+    q_ids_free(&ids);
+    rt_seq_close(seq);
+    rt_engine_close(e);
+    s->be->ops = plain_ops;
+    rt_session_close(s);
 }
 
 static const t_case cases[] = { T(t_batching_and_chunks),
@@ -598,6 +645,7 @@ static const t_case cases[] = { T(t_batching_and_chunks),
                                 T(t_stop_and_close),
                                 T(t_seed),
                                 T(t_flying),
+                                T(t_flying_to_logits),
                                 T(t_errors),
                                 { 0 } };
 
