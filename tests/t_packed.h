@@ -19,7 +19,7 @@
 #include "quant/load.h"
 #include "tests/t.h"
 
-enum { PK_GPTQ, PK_GPTQ_V2, PK_AWQ, PK_CT };
+enum { PK_GPTQ, PK_GPTQ_V2, PK_AWQ, PK_CT, PK_FLOAT }; /* the last: the same numbers as f32 */
 enum {
     PK_HID = 64,
     PK_HEADS = 4,
@@ -134,8 +134,7 @@ static inline int pk_module_at(pk_module *m, const pk_opts *o, int i)
     return 1;
 }
 
-/* ---- packing one code at a time ---------------------------------------------------------------
- */
+/* ---- packing one code at a time ------------------------------------------------------------- */
 
 typedef struct pk_array {
     char name[128];
@@ -224,7 +223,14 @@ static inline int pk_pack(pk_array a[6], const pk_module *m, const pk_opts *o)
     int n = 0;
     uint16_t *s;
     int32_t *g;
+    float *w;
 
+    if (o->layout == PK_FLOAT) {
+        w = pk_new(a, m->name, ".weight", FMT_F32, m->N, m->K);
+        for (int64_t i = 0; i < m->N * m->K; i++)
+            w[i] = pk_weight(m->name, i / m->K, i % m->K, m->K, o);
+        return 1;
+    }
     pk_pack_codes(&a[n++], m, o);
     n += pk_pack_zeros(&a[n], m, o);
     s = pk_new(&a[n++], m->name, ct ? ".weight_scale" : ".scales", FMT_F16, ct ? m->N : G,
@@ -243,8 +249,7 @@ static inline int pk_pack(pk_array a[6], const pk_module *m, const pk_opts *o)
     return n;
 }
 
-/* ---- the directory ----------------------------------------------------------------------------
- */
+/* ---- the directory -------------------------------------------------------------------------- */
 
 /* The i-th float tensor. */
 static inline int pk_float_at(pk_array *a, const pk_opts *o, int i)
@@ -296,6 +301,8 @@ static inline void pk_config_text(q_buf *b, const pk_opts *o)
 
     if (o->config)
         T_OK(q_buf_puts(b, o->config, &err), err);
+    else if (o->layout == PK_FLOAT)
+        return;
     else if (o->layout == PK_AWQ)
         T_OK(q_buf_printf(b, &err,
                           "{\"quant_method\": \"awq\", \"bits\": %d, \"group_size\": %lld, "
