@@ -4,8 +4,9 @@
 #   scripts/gpu-check.sh [--dist DIR] [--shared DIR] [--sanitize] [BENCH...]
 #
 # Uses the programs of DIR (default build/dist, made by `make dist-gpu`) when they start here, else builds
-# them.  Runs the operation tests, the golden models on the GPU (shared data: DIR, default ../shared),
-# with --sanitize also compute-sanitizer over the small tests; then each BENCH:
+# them.  Runs all tests that are there: operations, quantization, the layer loop, golden models (shared
+# data: DIR, default ../shared); with --sanitize also compute-sanitizer over the small ones; then each
+# BENCH:
 #
 #   ops                  bench_cuda: products and attention at the shapes of Qwen-7B
 #   ops:"linear 1 8"     the same with arguments
@@ -61,16 +62,13 @@ if ! ldconfig -p | grep -q libcublasLt; then
     lt=$(find /usr/local/cuda*/ /opt /usr/lib -name 'libcublasLt.so.1[23]' 2>/dev/null | head -1)
     [ -z "$lt" ] || export LD_LIBRARY_PATH=${lt%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
-export QWENKIT_SHARED=$shared
-for t in test_cuda test_w8a8_linear test_kv8 test_step test_ops test_attn test_vectors; do
-    [ -x "$tests/$t" ] && step $t "$tests/$t"
-done
-export QWENKIT_TEST_DEVICE=cuda QWENKIT_LONG=1
-for t in test_golden test_families; do
-    [ -x "$tests/$t" ] && step $t "$tests/$t"
+export QWENKIT_SHARED=$shared QWENKIT_TEST_DEVICE=cuda QWENKIT_LONG=1
+for t in "$tests"/test_*; do # DIST_TESTS of the Makefile
+    step "${t##*/}" "$t"
 done
 if [ $sanitize = 1 ]; then
-    for t in test_cuda test_w8a8_linear test_kv8 test_step test_ops test_attn; do
+    unset QWENKIT_LONG
+    for t in test_cuda test_w8a8_linear test_kv8 test_cuda_quant test_step test_ops test_attn; do
         step "memcheck $t" compute-sanitizer --error-exitcode 9 "$tests/$t"
     done
 fi
