@@ -1,4 +1,5 @@
-/* One launch for all layers of a decode step.  Hopper and later, 1 .. 8 tokens.
+/* One launch for all layers of a decode step.  Hopper; up to 8 tokens would do, step_launch.c says
+ * how many it gets.
  *
  * One block on every SM.  One warp copies the weights of all products and layers, in the order in
  * which they are used, into a ring of shared memory (step_ring.cuh) and waits for nobody but the

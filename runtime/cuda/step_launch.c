@@ -25,8 +25,7 @@ static const fmt_role roles[STEP_ROLES] = { FMT_ATTN_QKV, FMT_ATTN_OUT, FMT_FFN_
                                             FMT_FFN_DOWN };
 
 /* Tokens: up to there the kernel is faster than single operations.  With more of them preparing x
- * and adding up sums costs more than the gaps between kernels, the sooner the smaller the weights.
- */
+ * and adding up sums costs more than the gaps between kernels. */
 typedef struct step_scheme {
     const char *name;
     int bits, tokens; /* bits: of a weight in the place of a half of x */
@@ -87,22 +86,28 @@ static size_t x_bytes(const step_args *s, int columns, int bits)
     return 2 * (size_t)s->n_tok * ((size_t)columns * 128 * 8 / (size_t)bits + 32);
 }
 
+static int wider(int a, int b)
+{
+    return a > b ? a : b;
+}
+
 /* Shared memory: x and sums, or what attention needs; stages of the ring fill the rest.  x is all
- * of the two inputs that are normalized; of the others a window, all of it if that costs the ring
- * at most 2 stages.  0: the ring gets too short. */
+ * of the two inputs that are normalized; of the others a window, all of the wider one if that costs
+ * the ring at most 2 stages.  0: the ring gets too short. */
 static int fit_shared(step_args *s, const step_scheme *f)
 {
     const int bits = f->bits;
     const size_t hd = (size_t)s->hd, attn = 2 * 8 * (hd + 32) + 4 * 56 * (hd + 4);
     const size_t sums = sizeof(float) * STEP_UNITS * STEP_WARPS * 16 * (size_t)s->n_tok;
-    const int normed = s->w[STEP_QKV].row_bytes / 128, down = s->w[STEP_DOWN].row_bytes / 128;
+    const int normed = s->w[STEP_QKV].row_bytes / 128;
+    const int other = wider(s->w[STEP_OUT].row_bytes, s->w[STEP_DOWN].row_bytes) / 128;
     size_t x = x_bytes(s, normed, bits), scratch, stages;
 
     s->window = normed / 8 * 8 > 8 ? normed / 8 * 8 : 8;
     x = most(x, x_bytes(s, s->window, bits));
-    if (f->whole || x_bytes(s, down, bits) + sums <= most(x + sums, attn) + 2 * STAGE_BYTES) {
-        s->window = (down + 7) / 8 * 8;
-        x = most(x, x_bytes(s, down, bits));
+    if (f->whole || x_bytes(s, other, bits) + sums <= most(x + sums, attn) + 2 * STAGE_BYTES) {
+        s->window = (other + 7) / 8 * 8;
+        x = most(x, x_bytes(s, other, bits));
     }
     s->sums = (x + 127) / 128 * 128;
     scratch = (most(attn, s->sums + sums) + 127) / 128 * 128;
