@@ -327,7 +327,9 @@ out:
  * ahead leaves registers for 3 blocks on an SM (16 tokens, w4, qkv 13.7 us; two ahead 15.9).  Where
  * there are no more than two blocks for each SM, one tile and more blocks, or further ahead (down,
  * 1 token: 11.9 us, with two tiles 14.0).  64 tokens: 4 tiles take 1.7 times as long as 2, so what
- * counts is how many rounds of blocks there are (gate_up 73 us, before 83). */
+ * counts is how many rounds of blocks there are (gate_up 73 us, before 83).  Only Hopper has the
+ * shared memory of 4 tiles (130 KB, with CU_GROUPS of a row 192); that of 2 is at most 96 KB and
+ * fits every device from 8.0 on. */
 template <int S, int FINE> static q_status gemv_choose(const cu_be *c, const cu_gemv *a, q_err *err)
 {
     const int f16 = S == CU_F16, deep = f16 ? 4 : S == CU_W4G ? 1 : 2;
@@ -335,17 +337,19 @@ template <int S, int FINE> static q_status gemv_choose(const cu_be *c, const cu_
     const int64_t rounds2 = (a->N + 32 * c->sms - 1) / (32 * c->sms);
     const int64_t rounds4 = (a->N + 64 * c->sms - 1) / (64 * c->sms);
 
+    if (a->M <= 8 && narrow)
+        return gemv_launch<S, FINE, 1, 1, deep, f16 ? 2 : 4>(c, a, err);
     if (a->M <= 8)
-        return narrow                    ? gemv_launch < S, FINE, 1, 1, deep,
-               f16 ? 2 : 4 > (c, a, err) : gemv_launch < S, FINE, f16 ? 1 : 2, 1, 1,
-               f16 ? 4 : 3 > (c, a, err);
+        return gemv_launch<S, FINE, f16 ? 1 : 2, 1, 1, f16 ? 4 : 3>(c, a, err);
+    if (a->M <= 16 && narrow)
+        return gemv_launch<S, FINE, f16 ? 2 : 1, 2, f16 ? 2 : 1, f16 ? 2 : 4>(c, a, err);
     if (a->M <= 16)
-        return narrow                    ? gemv_launch < S, FINE, f16 ? 2 : 1, 2, f16 ? 2 : 1,
-               f16 ? 2 : 4 > (c, a, err) : gemv_launch<S, FINE, 2, 2, 1, 3>(c, a, err);
+        return gemv_launch<S, FINE, 2, 2, 1, 3>(c, a, err);
     if (a->M <= 32)
         return gemv_launch<S, FINE, 2, 4, 1, 2>(c, a, err);
-    return !f16 && 17 * rounds4 < 10 * rounds2 ? gemv_launch < S, FINE, f16 ? 2 : 4, 8, 1,
-           1 > (c, a, err)                     : gemv_launch<S, FINE, 2, 8, 1, 1>(c, a, err);
+    if (!f16 && c->cc / 10 == 9 && 17 * rounds4 < 10 * rounds2)
+        return gemv_launch<S, FINE, f16 ? 2 : 4, 8, 1, 1>(c, a, err);
+    return gemv_launch<S, FINE, 2, 8, 1, 1>(c, a, err);
 }
 
 #endif
