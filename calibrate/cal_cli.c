@@ -37,7 +37,7 @@ static const struct argp_option run_options[] = {
     { "seq-len", 0, 0, OPTION_ALIAS, 0, 0 },
     { "calib-shuffle", KEY_SHUFFLE, 0, 0, "Draw the samples with --seed (default: the first ones)",
       0 },
-    { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: what the files say)", 0 },
+    { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: as the files say)", 0 },
     { "device", KEY_DEVICE, "NAME", 0, "auto (default), cpu, cuda, cuda:N", 0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
       "Memory in all, 4GiB say: hidden states that do not fit go to files in the job directory",
@@ -50,7 +50,7 @@ static const struct argp_option run_options[] = {
 };
 
 static const struct argp_option options[] = {
-    { "stats", KEY_STATS, "FILE", 0, "Take the statistics of FILE instead of calibrating", 0 },
+    { "stats", KEY_STATS, "FILE", 0, "Statistics of FILE, instead of calibrating", 0 },
     { "save-stats", KEY_SAVE, "FILE", 0, "Keep the statistics for other commands", 0 },
     { "no-report", KEY_NO_REPORT, 0, 0, "No report.html and .json beside the directory", 0 },
     { 0 },

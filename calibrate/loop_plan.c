@@ -8,7 +8,8 @@
 #include "calibrate/step.h"
 
 #define ROW_PAD 128 /* bytes that rows of weights may be padded to on a device */
-#define SPARE   20  /* without a budget a twentieth of the free memory of a device stays free */
+#define MORE    "allow more, or use shorter samples"
+#define SPARE   20 /* without a budget a twentieth of the free memory of a device stays free */
 
 uint64_t cal_memory_sum(const cal_memory *m)
 {
@@ -57,15 +58,16 @@ static void count(cal_plan *p, const cal_loop_opts *o, int64_t max_tok)
     p->device.step = device + o->be->used;
 }
 
-static q_status refuse(const cal_memory *m, const char *what, const char *option, int64_t tok,
+/* limit: what the budget comes from; next: what can be done about it. */
+static q_status refuse(const cal_memory *m, const char *limit, const char *next, int64_t tok,
                        q_err *err)
 {
     return q_fail(err, Q_ECONFIG,
                   "a layer (%llu bytes), statistics (%llu) and steps of %lld tokens (%llu) need "
-                  "%llu bytes of %s, %s allows %llu: allow more, or use shorter samples",
+                  "%llu bytes of %s %llu: %s",
                   (unsigned long long)m->layer, (unsigned long long)m->client, (long long)tok,
                   (unsigned long long)m->step, (unsigned long long)(m->layer + m->client + m->step),
-                  what, option, (unsigned long long)m->budget);
+                  limit, (unsigned long long)m->budget, next);
 }
 
 static int fits(const cal_memory *m, uint64_t more)
@@ -73,7 +75,7 @@ static int fits(const cal_memory *m, uint64_t more)
     return !m->budget || cal_memory_sum(m) + more <= m->budget;
 }
 
-/* The largest step that a device holds. */
+/* Half the step, until the device holds it. */
 static q_status fit_device(cal_plan *p, const cal_loop_opts *o, q_err *err)
 {
     uint64_t all = 0;
@@ -86,7 +88,10 @@ static q_status fit_device(cal_plan *p, const cal_loop_opts *o, q_err *err)
     while (!fits(&p->device, 0) && p->step_tok > o->data->longest)
         count(p, o, p->step_tok / 2);
     if (!fits(&p->device, 0))
-        return refuse(&p->device, "device memory", "--max-vram", p->step_tok, err);
+        return o->max_vram
+                   ? refuse(&p->device, "device memory, --max-vram allows", MORE, p->step_tok, err)
+                   : refuse(&p->device, "device memory, free are",
+                            "use shorter samples, or --device cpu", p->step_tok, err);
     return Q_OK;
 }
 
@@ -105,7 +110,7 @@ q_status cal_plan_make(cal_plan *p, const cal_loop_opts *o, int can_spill, q_err
     if (p->has_device)
         Q_TRY(fit_device(p, o, err));
     if (!fits(&p->host, 0))
-        return refuse(&p->host, "memory", "--max-ram", p->step_tok, err);
+        return refuse(&p->host, "memory, --max-ram allows", MORE, p->step_tok, err);
     if (p->has_device && fits(&p->device, p->hidden_bytes)) {
         p->place = CAL_ON_DEVICE;
         p->device.hidden = p->hidden_bytes;

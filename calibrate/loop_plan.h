@@ -5,8 +5,8 @@
  *     Q_TRY(cal_plan_make(&p, &loop_opts, can_spill, err));
  *     ... p.step_tok, p.place ...
  *
- * On a device with memory of its own the largest step that fits is taken, and hidden states live
- * there when the rest of the budget holds them, else in host memory, else in files.  Counted is
+ * On a device with memory of its own a step is halved until it fits, and hidden states live there
+ * when the rest of the budget holds them, else in host memory, else in files.  Counted is
  * what is allocated; a driver's own context comes on top.  Threads: plain values. */
 #ifndef CAL_LOOP_PLAN_H
 #define CAL_LOOP_PLAN_H

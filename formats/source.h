@@ -6,13 +6,13 @@
  *     fmt_box all = fmt_src_shape(s, ref);
  *     Q_TRY(fmt_src_read(s, ref, all, buf, err));
  *
- * Containers: a Hugging Face directory (config.json beside safetensors), an FT directory
- * (config.ini), a model archive (one HDF5 file, arch.h).  All give the same view: every role as
- * one stacked [N, K] matrix (vectors are [N, 1]), read by boxes, in the element type it is stored
- * in.  At open every tensor of every role is found and its shape checked; no tensor data is read,
- * except biases that the family does not have: they must be all zero, and run-time smoothers, which
- * must be all ones.  A head tied to the embedding reads as the embedding. Threads: fmt_src_read may
- * be called from several threads. */
+ * Containers: a Hugging Face directory (config.json beside safetensors or pytorch_model*.bin), an
+ * FT directory (config.ini), a model archive (one HDF5 file, arch.h).  All give the same view:
+ * every role as one stacked [N, K] matrix (vectors are [N, 1]), read by boxes, in the element type
+ * it is stored in.  At open every tensor of every role is found and its shape checked; no tensor
+ * data is read, except biases that the family does not have: they must be all zero, and run-time
+ * smoothers, which must be all ones.  A head tied to the embedding reads as the embedding. Threads:
+ * fmt_src_read may be called from several threads. */
 #ifndef FMT_SOURCE_H
 #define FMT_SOURCE_H
 
