@@ -30,11 +30,13 @@ typedef struct rt_weight {
     int64_t N, K;
     int64_t row_bytes; /* distance of rows in data, may exceed qnt_row_bytes */
     void *data;
-    float *scale, *bias; /* [N] or NULL; scale of a grouped scheme [N, G] */
-    uint8_t *zero;       /* of a grouped scheme, as in qnt_tensor: [N, G] */
-    int32_t *g_idx;      /* [K] or NULL */
-    int64_t group;
-    int group_bytes; /* scale and zero of a group, as data has them */
+    float *scale, *bias; /* [N] or NULL */
+    /* Grouped schemes: scales, zeros and the order of columns as the kernels of the backend want
+     * them (runtime/cpu/group.h, runtime/cuda/cu.h), or NULL where they are part of data. */
+    uint8_t *zero;
+    int32_t *g_idx;
+    int64_t group;   /* columns that share a scale in data */
+    int group_bytes; /* scale and zero of a group, as they are kept */
     float x_scale;   /* w8a8: of the activations; 0: found per token */
 } rt_weight;
 

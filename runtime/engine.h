@@ -29,7 +29,7 @@ typedef struct rt_engine_opts {
     int64_t max_rows;      /* rows of logits at a time; 0: 64 */
     int max_seqs;          /* sequences in flight */
     int64_t kv_tokens;     /* room of the KV pool, rounded up to pages per sequence */
-    const char *kv_format; /* "f32", "f16" */
+    const char *kv_format; /* a name of kv.h: "f32", "f16", "int8" */
 } rt_engine_opts;
 
 typedef enum rt_finish { RT_RUNNING, RT_STOP, RT_LENGTH } rt_finish;

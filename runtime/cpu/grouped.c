@@ -25,8 +25,7 @@ int64_t cpu_group_code_bytes(const rt_weight *w)
     return places_of(w) + 4 * (places_of(w) / CPU_BLOCK + cpu_spans_of(w).n);
 }
 
-/* the columns of x at the places from `first` on; straight: x itself where they lie
- * together */
+/* the columns of x at the places from `first` on: x itself where they lie together */
 static const float *block_of(float buf[CPU_BLOCK], const rt_weight *w, const float *x,
                              int64_t first)
 {
@@ -99,8 +98,7 @@ void cpu_group_codes(cpu_codes *c, const rt_weight *w, const float *x, int m, in
         one_row(c->q + t * c->ld, w, x + t * w->K);
 }
 
-/* ---- one piece
- * ------------------------------------------------------------------------------ */
+/* ---- one piece ------------------------------------------------------------------------------ */
 
 /* the most tokens of a tile such that all tiles are about equal */
 static int tile_of(int m)
@@ -140,8 +138,7 @@ void cpu_mul_grouped(const cpu_job *j)
         }
 }
 
-/* ---- the kernels in plain C
- * ----------------------------------------------------------------- */
+/* ---- the kernels in plain C ----------------------------------------------------------------- */
 
 static inline float float_at(const char *p)
 {
