@@ -201,7 +201,7 @@ int main(int argc, char **argv)
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 
 #if defined(_OPENMP)
-    if (o.cli.threads > 0)
+    if ((o.cvt.smooth || o.cvt.kv_scales) && o.cli.threads > 0) /* else no loop of OpenMP runs */
         omp_set_num_threads(o.cli.threads);
 #endif
     stop = q_cli_catch_signals();
