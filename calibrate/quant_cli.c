@@ -106,7 +106,7 @@ void cal_quant_cli_check(const cal_quant_cli *o, const struct argp_state *state)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
-static q_status print_result(const cal_quant_job *j, const cal_quant_written *w, double seconds,
+static q_status print_result(const cal_quant_job *j, const qnt_archive_result *w, double seconds,
                              int json, q_err *err)
 {
     q_status st = Q_OK;
@@ -141,7 +141,7 @@ out:
     return st;
 }
 
-static q_status write_report(const cal_quant_job *j, const cal_quant_written *w, double seconds,
+static q_status write_report(const cal_quant_job *j, const qnt_archive_result *w, double seconds,
                              q_err *err)
 {
     const cal_quant_cli *o = j->o;
@@ -186,19 +186,36 @@ out:
 }
 
 static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomic_t *stop,
-                    cal_quant_write_fn write, q_err *err)
+                    cal_archive_fn write, q_err *err)
 {
     q_status st = Q_OK;
     const double start = q_now();
     cal_quant_job j = { 0 };
-    cal_quant_written w = { 0 };
+    qnt_archive_result w = { 0 };
     fmt_json *how = NULL;
     double seconds;
 
     Q_TRY(cal_quant_job_run(&j, o, cli, stop, err));
     Q_TRY(fmt_json_new(&how, err));
     Q_TRY(cal_quant_job_json(how, &j, err));
-    Q_TRY(write(&w, &j, how, stop, err));
+    Q_TRY(write(&w,
+                &(qnt_archive_opts){ .src = j.src,
+                                     .path = o->output,
+                                     .force = o->force,
+                                     .tool = "qwenkit " Q_VERSION,
+                                     /* of the format; what is only rounded has that of GPTQ */
+                                     .method = o->rtn || o->quant.gptq ? "gptq" : "awq",
+                                     .bits = o->quant.bits,
+                                     .sym = o->quant.sym,
+                                     .group = o->quant.group,
+                                     .provenance = how,
+                                     .weight = cal_quant_job_weight,
+                                     .vector = cal_quant_job_vector,
+                                     .factors = cal_quant_job_factors,
+                                     .self = &j,
+                                     .stop = stop,
+                                     .log = &cli->log },
+                err));
     seconds = q_now() - start;
     Q_TRY(write_report(&j, &w, seconds, err));
     Q_TRY(cal_quant_job_finish(&j, err));
@@ -210,7 +227,7 @@ out:
 }
 
 int cal_quant_main(cal_quant_cli *o, q_cli *cli, const struct argp *argp, int argc, char **argv,
-                   cal_quant_write_fn write)
+                   cal_archive_fn write)
 {
     q_err err = { 0 };
     q_status st = q_cli_parse(cli, argp, argc, argv, NULL, &err);

@@ -4,14 +4,15 @@
  *     cal_quant_cli_init(&o.q);                                       on ARGP_KEY_INIT
  *     state->child_inputs[0] = &o.q;  [1] = &o.q.run;  [2] = &o.cli;
  *     cal_quant_cli_check(&o.q, state);                               on ARGP_KEY_END
- *     return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, write);  in main
+ *     return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, cvt_archive_write);  in main
  *
- * Writing the archive is the program's part: this folder does not know convert/.  Threads: one. */
+ * Threads: one. */
 #ifndef CAL_QUANT_CLI_H
 #define CAL_QUANT_CLI_H
 
 #include "calibrate/cal_cli.h"
 #include "calibrate/obs_quant.h"
+#include "quant/archive_opts.h"
 
 typedef struct cal_quant_cli {
     const char *input, *output;
@@ -27,19 +28,11 @@ extern const struct argp_child cal_quant_children[];
 void cal_quant_cli_init(cal_quant_cli *o);
 void cal_quant_cli_check(const cal_quant_cli *o, const struct argp_state *state);
 
-typedef struct cal_quant_job cal_quant_job; /* quant_job.h */
+typedef q_status (*cal_archive_fn)(qnt_archive_result *r, const qnt_archive_opts *o, q_err *err);
 
-typedef struct cal_quant_written {
-    uint64_t bytes, modules; /* of the archive; quantized linears */
-    char root_sha256[65];
-} cal_quant_written;
-
-/* Writes the archive of a job whose layers are all quantized; how: what it says about that. */
-typedef q_status (*cal_quant_write_fn)(cal_quant_written *w, cal_quant_job *j, const fmt_json *how,
-                                       const volatile sig_atomic_t *stop, q_err *err);
-
-/* Parses, runs (or with --dry-run says what a run would need), prints.  Returns the exit code. */
+/* write: cvt_archive_write, which this folder does not know.  Parses, runs (or with --dry-run says
+ * what a run would need), prints.  Returns the exit code. */
 int cal_quant_main(cal_quant_cli *o, q_cli *cli, const struct argp *argp, int argc, char **argv,
-                   cal_quant_write_fn write);
+                   cal_archive_fn write);
 
 #endif

@@ -13,7 +13,7 @@
 
 #include "calibrate/quant_cli.h"
 
-struct cal_quant_job {
+typedef struct cal_quant_job {
     const cal_quant_cli *o;
     fmt_src *src;
     cal_run run;
@@ -21,7 +21,7 @@ struct cal_quant_job {
     char *dir, *recipe;
     cal_factors given;     /* of --pre-scale=FILE */
     double error, nearest; /* mean over all linears; 0 with rtn */
-};
+} cal_quant_job;
 
 /* Checks input and output, opens the model.  Errors: Q_ECREATE (the output exists), Q_EARG
  * (it lies in the input), Q_EUNSUPPORTED (the input is quantized), those of fmt_src_open and of

@@ -21,7 +21,7 @@
 #define META_MAX  ((size_t)4 << 20)
 
 typedef struct job {
-    const cvt_archive_opts *o;
+    const qnt_archive_opts *o;
     fmt_packing p;
     fmt_h5w *w;
     qnt_tensor t;  /* the role whose pieces are being written */
@@ -60,7 +60,7 @@ out:
 
 static q_status set_packing(job *j, q_err *err)
 {
-    const cvt_archive_opts *o = j->o;
+    const qnt_archive_opts *o = j->o;
     const fmt_packing *have = fmt_src_packing(o->src);
 
     if (o->weight)
@@ -245,7 +245,7 @@ out:
 static q_status take_role(job *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
-    const cvt_archive_opts *o = j->o;
+    const qnt_archive_opts *o = j->o;
     const fmt_box box = fmt_src_shape(o->src, (fmt_ref){ u->ref.role, u->ref.layer, FMT_WEIGHT });
 
     qnt_tensor_free(&j->t);
@@ -300,7 +300,7 @@ static q_status fill_rows(void *self, int64_t r0, int64_t n, void *dst, q_err *e
 static q_status put_float(job *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
-    const cvt_archive_opts *o = j->o;
+    const qnt_archive_opts *o = j->o;
     const int64_t shape[2] = { u->n1 - u->n0, u->K };
     const char *leaf = u->what == CVT_BIAS ? "bias" : "weight";
     char name[FMT_H5_NAME], place[FMT_H5_NAME];
@@ -384,10 +384,10 @@ out:
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
-static q_status write_all(job *j, cvt_archive_result *r, q_err *err)
+static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
 {
     q_status st = Q_OK;
-    const cvt_archive_opts *o = j->o;
+    const qnt_archive_opts *o = j->o;
     const char *part = NULL;
     q_file *f = NULL;
 
@@ -409,10 +409,10 @@ out:
     return st;
 }
 
-q_status cvt_archive_write(cvt_archive_result *r, const cvt_archive_opts *o, q_err *err)
+q_status cvt_archive_write(qnt_archive_result *r, const qnt_archive_opts *o, q_err *err)
 {
     q_status st = Q_OK;
-    cvt_archive_result unused;
+    qnt_archive_result unused;
     job j = { .o = o };
 
     Q_TRY(fmt_src_output_apart(o->src, o->path, err));

@@ -58,14 +58,14 @@ q_status cvt_rewrite_cli(const cvt_cli_opts *o, const q_cli *cli, const volatile
     q_status st = Q_OK;
     const double start = q_now();
     fmt_src *src = NULL;
-    cvt_archive_result a;
+    qnt_archive_result a;
     cvt_export_result e;
     result r = { 0 };
 
     Q_TRY(fmt_src_open(&src, o->input, err));
     if (o->to == CVT_TO_H5) {
         Q_TRY(cvt_archive_write(&a,
-                                &(cvt_archive_opts){ .src = src,
+                                &(qnt_archive_opts){ .src = src,
                                                      .path = o->output,
                                                      .force = o->force,
                                                      .tool = TOOL,

@@ -4,7 +4,7 @@
  * ends either, and the same command goes on. */
 #include <string.h>
 
-#include "calibrate/quant_job.h"
+#include "calibrate/quant_cli.h"
 #include "convert/archive.h"
 
 enum { KEY_ACT = 0x100, KEY_DAMP, KEY_SEQ, KEY_RTN, KEY_PRE };
@@ -90,34 +90,7 @@ static const struct argp argp = {
     .options = options, .parser = parse, .doc = doc, .children = cal_quant_children
 };
 
-static q_status write_archive(cal_quant_written *w, cal_quant_job *j, const fmt_json *how,
-                              const volatile sig_atomic_t *stop, q_err *err)
-{
-    cvt_archive_result r = { 0 };
-    const cvt_archive_opts a = { .src = j->src,
-                                 .path = o.q.output,
-                                 .force = o.q.force,
-                                 .tool = "qwenkit " Q_VERSION,
-                                 .method = "gptq",
-                                 .bits = o.q.quant.bits,
-                                 .sym = o.q.quant.sym,
-                                 .group = o.q.quant.group,
-                                 .provenance = how,
-                                 .weight = cal_quant_job_weight,
-                                 .vector = cal_quant_job_vector,
-                                 .factors = cal_quant_job_factors,
-                                 .self = j,
-                                 .stop = stop,
-                                 .log = &o.cli.log };
-    const q_status st = cvt_archive_write(&r, &a, err);
-
-    w->bytes = r.bytes;
-    w->modules = r.modules;
-    memcpy(w->root_sha256, r.root_sha256, sizeof w->root_sha256);
-    return st;
-}
-
 int main(int argc, char **argv)
 {
-    return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, write_archive);
+    return cal_quant_main(&o.q, &o.cli, &argp, argc, argv, cvt_archive_write);
 }

@@ -57,7 +57,7 @@ static void write_archive(cal_quant_job *j)
     T_OK(fmt_json_new(&how, &err), err);
     T_OK(cal_quant_job_json(how, j, &err), err);
     T_OK(cvt_archive_write(NULL,
-                           &(cvt_archive_opts){ .src = j->src,
+                           &(qnt_archive_opts){ .src = j->src,
                                                 .path = j->o->output,
                                                 .tool = "test",
                                                 .method = "awq",

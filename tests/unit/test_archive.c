@@ -340,7 +340,7 @@ static q_status write_from(const char *in, const char *out, const volatile sig_a
 
     Q_TRY(fmt_src_open(&s, in, err));
     Q_TRY(cvt_archive_write(
-        NULL, &(cvt_archive_opts){ .src = s, .path = out, .tool = "qwenkit test", .stop = stop },
+        NULL, &(qnt_archive_opts){ .src = s, .path = out, .tool = "qwenkit test", .stop = stop },
         err));
 out:
     fmt_src_close(s);
@@ -463,8 +463,8 @@ static void t_made(void)
     maker m = { 0 };
     fmt_json *doc = NULL;
     fmt_files files;
-    cvt_archive_result r;
-    cvt_archive_opts w = { .path = t_tmp("made.h5"),
+    qnt_archive_result r;
+    qnt_archive_opts w = { .path = t_tmp("made.h5"),
                            .tool = "qwenkit test",
                            .method = "awq",
                            .bits = 4,
@@ -493,7 +493,7 @@ static void t_made(void)
     s = NULL;
     check_given(t_tmp("made.h5"));
     T_OK(fmt_src_open(&s, t_tmp("made.h5"), &err), err); /* provenance and scales go along */
-    w = (cvt_archive_opts){ .src = s, .path = t_tmp("again.h5"), .tool = "qwenkit test" };
+    w = (qnt_archive_opts){ .src = s, .path = t_tmp("again.h5"), .tool = "qwenkit test" };
     T_OK(cvt_archive_write(&r, &w, &err), err);
     fmt_src_close(s);
     s = NULL;

@@ -135,11 +135,11 @@ static q_status to_h5(const char *in, const char *out, int force, q_err *err)
 {
     q_status st = Q_OK;
     fmt_src *s = NULL;
-    cvt_archive_result r;
+    qnt_archive_result r;
 
     Q_TRY(fmt_src_open(&s, in, err));
     Q_TRY(cvt_archive_write(
-        &r, &(cvt_archive_opts){ .src = s, .path = out, .force = force, .tool = "qwenkit test" },
+        &r, &(qnt_archive_opts){ .src = s, .path = out, .force = force, .tool = "qwenkit test" },
         err));
     T_TRUE(r.modules == 10 || r.modules == 14);
 out:
@@ -412,7 +412,7 @@ static void t_refusals(void)
     T_ERR(cvt_export(NULL, &(cvt_export_opts){ .src = s, .out = t_tmp("x"), .tool = "t" }, &err),
           err, Q_EUNSUPPORTED, "is not quantized by groups");
     T_ERR(cvt_archive_write(
-              NULL, &(cvt_archive_opts){ .src = s, .path = t_tmp("x.h5"), .tool = "t" }, &err),
+              NULL, &(qnt_archive_opts){ .src = s, .path = t_tmp("x.h5"), .tool = "t" }, &err),
           err, Q_EUNSUPPORTED, "is not quantized by groups");
     T_TRUE(!q_path_exists(t_tmp("x")) && !q_path_exists(t_tmp("x.h5")));
     fmt_src_close(s);
