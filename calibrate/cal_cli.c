@@ -149,6 +149,8 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     q_status st = Q_OK;
     cal_run r = { 0 };
     cal_ranges ranges = { 0 };
+    cal_stages stages = { 0 };
+    q_buf times = { 0 };
     char *job = NULL;
 
     if (o->stats)
@@ -163,8 +165,11 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     o->run.tool = "qwenkit " Q_VERSION;
     o->run.stop = stop;
     o->run.log = &cli->log;
+    o->run.stages = &stages;
     Q_TRY(cal_run_open(&r, src, &o->run, err));
     Q_TRY(cal_run_ranges(&r, &ranges, err));
+    Q_TRY(cal_stages_text(&times, &stages, err));
+    q_log_info(&cli->log, "calibration, %s", times.data);
     if (o->save)
         Q_TRY(cal_stats_write(o->save, force, &r.info, ranges.layer, err));
     *out = ranges.layer;
@@ -172,7 +177,9 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
 out:
     cal_ranges_close(&ranges);
     cal_run_close(&r);
+    q_buf_free(&times);
     q_free(job);
+    o->run.stages = NULL;
     o->run.job_dir = NULL;
     return st;
 }

@@ -105,6 +105,7 @@ q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_e
     memset(r, 0, sizeof *r);
     r->o = *o;
     r->src = src;
+    cal_stage_begin(o->stages, CAL_T_READ);
     Q_TRY(open_data(r, err));
     r->info = (cal_stats_info){ .m = fmt_src_model(src),
                                 .tool = o->tool,
@@ -113,6 +114,7 @@ q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_e
                                 .tokens = (int64_t)r->data.ids.n };
     cal_data_sha256(&r->data, r->info.data_sha256);
     Q_TRY(hash_model(r->info.model_sha256, src, err));
+    cal_stage_begin(o->stages, CAL_T_START);
 out:
     if (st != Q_OK)
         cal_run_close(r);
@@ -163,6 +165,7 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .max_tok = r->o.max_tok,
                             .max_ram = r->o.max_ram,
                             .max_vram = r->o.max_vram,
+                            .stages = r->o.stages,
                             .stop = r->o.stop,
                             .log = r->o.log };
 }

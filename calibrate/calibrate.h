@@ -27,6 +27,7 @@ typedef struct cal_run_opts {
     int search;         /* ranges: choose exponents of SmoothQuant for each linear */
     const char *recipe; /* a job with another one is refused; may be NULL */
     const char *tool;
+    cal_stages *stages; /* gets the time of all that is done; may be NULL */
     const volatile sig_atomic_t *stop;
     const q_log *log;
 } cal_run_opts;

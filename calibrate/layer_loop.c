@@ -14,9 +14,10 @@
 #include "calibrate/step.h"
 #include "quant/load.h"
 
-/* Hidden states up to so many bytes are stored after every layer, above after every eighth. */
+/* Hidden states up to so many bytes are stored after every layer, larger ones when so many seconds
+ * have passed: that much of the work a stopped run does again. */
 #define EVERY_LAYER ((uint64_t)1 << 30)
-#define SELDOM      8
+#define SELDOM      120
 
 typedef struct loop {
     const cal_loop_opts *o;
@@ -29,6 +30,7 @@ typedef struct loop {
     rt_model *layer; /* the resident one */
     int64_t at;      /* its number */
     uint64_t result; /* ticket of the last one that was handed to the writer */
+    double stored;   /* q_now when hidden states were last begun to be stored */
     q_progress *progress;
 } loop;
 
@@ -42,8 +44,15 @@ static q_status load_rows(loop *l, q_err *err)
 {
     cal_step *s = &l->step;
 
-    return l->at == 0 ? cal_step_embed(s, l->o->src, err)
-                      : cal_hidden_get(&l->hidden, s->row0, s->n_tok, s->work.x, err);
+    q_status st;
+    cal_stage was;
+
+    if (l->at > 0)
+        return cal_hidden_get(&l->hidden, s->row0, s->n_tok, s->work.x, err);
+    was = cal_stage_begin(l->o->stages, CAL_T_EMBED);
+    st = cal_step_embed(s, l->o->src, err);
+    cal_stage_begin(l->o->stages, was);
+    return st;
 }
 
 /* All samples through the resident layer.  last: the result is what the next layer sees. */
@@ -52,6 +61,7 @@ static q_status pass(loop *l, uint32_t points, int last, q_err *err)
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
     cal_step *s = &l->step;
+    const cal_stage was = cal_stage_begin(o->stages, CAL_T_FORWARD);
 
     for (size_t first = 0; first < o->data->n; first = s->last) {
         Q_TRY(check_stop(o, err));
@@ -65,6 +75,7 @@ static q_status pass(loop *l, uint32_t points, int last, q_err *err)
         q_progress_add(l->progress, (uint64_t)s->n_tok);
     }
 out:
+    cal_stage_begin(o->stages, was);
     return st;
 }
 
@@ -123,7 +134,7 @@ static int is_stored(const loop *l)
 {
     return l->o->job && l->at + 1 < l->m->layers &&
            (l->plan.place == CAL_IN_FILES || l->plan.hidden_bytes <= EVERY_LAYER ||
-            (l->at + 1) % SELDOM == 0);
+            q_now() - l->stored >= SELDOM);
 }
 
 static q_status last_pass(loop *l, q_err *err)
@@ -132,11 +143,13 @@ static q_status last_pass(loop *l, q_err *err)
     char *path = NULL;
 
     if (is_stored(l)) {
+        l->stored = q_now();
         if (!(path = cal_job_hidden_path(l->o->job, l->at)))
             Q_FAIL(err, Q_ENOMEM, "no memory for file names");
         Q_TRY(cal_hidden_begin(&l->hidden, path, err));
     }
     Q_TRY(pass(l, l->o->client->points, 1, err));
+    cal_stage_begin(l->o->stages, CAL_T_DISK);
     Q_TRY(keep_result(l, err)); /* before the hidden states: see resume */
     Q_TRY(cal_hidden_turn(&l->hidden, err));
 out:
@@ -151,12 +164,14 @@ static q_status one_layer(loop *l, q_err *err)
     const cal_client *c = o->client;
     rt_layer_data data = { 0 };
 
+    cal_stage_begin(o->stages, CAL_T_DISK);
     Q_TRY(cal_reader_take(&l->reader, &data, err));
     Q_TRY(rt_model_open_layer(&l->layer, l->m, o->be, &data, err));
     if (l->at + 1 < l->m->layers)
         cal_reader_start(&l->reader, l->at + 1);
     for (int p = 0; p < CAL_EARLY_PASSES && c->early[p]; p++) {
         Q_TRY(pass(l, c->early[p], 0, err));
+        cal_stage_begin(o->stages, CAL_T_SOLVE);
         Q_TRY(c->change(c->self, l->layer, l->at, p, err));
     }
     Q_TRY(last_pass(l, err));
@@ -230,6 +245,7 @@ static q_status open_loop(loop *l, q_err *err)
         goto out;
     cal_reader_start(&l->reader, l->at);
     Q_TRY(cal_step_open(&l->step, o->be, l->m, o->data, l->plan.step_tok, err));
+    l->step.stages = o->stages;
 out:
     return st;
 }
@@ -239,7 +255,8 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
     q_status st = Q_OK;
     loop l = { .o = o,
                .m = fmt_src_model(o->src),
-               .reader = { .src = o->src, .threads = o->be->threads } };
+               .reader = { .src = o->src, .threads = o->be->threads },
+               .stored = q_now() };
     int begun = 0;
 
     assert(o->client->observe && o->client->done && (!o->job || o->client->store));
@@ -251,8 +268,10 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
         Q_TRY(o->client->begin(o->client->self, o->be, err));
     for (; l.at < l.m->layers; l.at++)
         Q_TRY(one_layer(&l, err));
+    cal_stage_begin(o->stages, CAL_T_DISK);
     Q_TRY(cal_writer_finish(l.writer, err));
 out:
+    cal_stage_begin(o->stages, CAL_T_START);
     if (begun)
         o->client->end(o->client->self);
     o->be->max_bytes = 0;

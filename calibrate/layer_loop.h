@@ -26,6 +26,7 @@
 #include "calibrate/calib_data.h"
 #include "calibrate/job.h"
 #include "calibrate/loop_plan.h"
+#include "calibrate/stages.h"
 #include "formats/base/q_log.h"
 #include "runtime/decoder.h"
 
@@ -92,6 +93,7 @@ typedef struct cal_loop_opts {
                         * limit */
     uint64_t max_vram; /* bytes of a device with memory of its own; 0: what is free there */
     const cal_plan *plan;              /* of these options; NULL: made by the loop */
+    cal_stages *stages;                /* gets the time of the loop; may be NULL */
     const volatile sig_atomic_t *stop; /* not 0: end with Q_ECANCEL after this step; may be NULL */
     const q_log *log;
 } cal_loop_opts;

@@ -112,6 +112,7 @@ static q_status print_result(const cal_quant_job *j, const qnt_archive_result *w
     q_status st = Q_OK;
     fmt_json *v = NULL;
     char *report = NULL;
+    q_buf times = { 0 };
 
     if (!j->o->no_report && !(report = cal_report_path(j->o->output, "html")))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", j->o->output);
@@ -120,7 +121,8 @@ static q_status print_result(const cal_quant_job *j, const qnt_archive_result *w
                (unsigned long long)w->modules, (unsigned long long)w->bytes, seconds);
         if (!j->o->rtn)
             printf(", output error %.5f, rounded to nearest %.5f", j->error, j->nearest);
-        puts("");
+        Q_TRY(cal_stages_text(&times, &j->stages, err));
+        printf("\n%s\n", times.data);
         if (report)
             printf("report: %s\n", report);
         goto out;
@@ -132,11 +134,13 @@ static q_status print_result(const cal_quant_job *j, const qnt_archive_result *w
     Q_TRY(fmt_json_put_int(v, "bytes", (int64_t)w->bytes, err));
     Q_TRY(fmt_json_put_str(v, "root_sha256", w->root_sha256, err));
     Q_TRY(fmt_json_put_real(v, "seconds", seconds, err));
+    Q_TRY(cal_stages_json(v, &j->stages, err));
     if (report)
         Q_TRY(fmt_json_put_str(v, "report", report, err));
     Q_TRY(fmt_json_cli_line(v, err));
 out:
     fmt_json_free(v);
+    q_buf_free(&times);
     q_free(report);
     return st;
 }
@@ -162,7 +166,8 @@ static q_status write_report(const cal_quant_job *j, const qnt_archive_result *w
                                                        .seed = o->run.data.seed,
                                                        .bytes = w->bytes,
                                                        .root_sha256 = w->root_sha256,
-                                                       .seconds = seconds },
+                                                       .seconds = seconds,
+                                                       .stages = &j->stages },
                                   err);
 }
 
@@ -198,6 +203,7 @@ static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomi
     Q_TRY(cal_quant_job_run(&j, o, cli, stop, err));
     Q_TRY(fmt_json_new(&how, err));
     Q_TRY(cal_quant_job_json(how, &j, err));
+    cal_stage_begin(&j.stages, CAL_T_PACK);
     Q_TRY(write(&w,
                 &(qnt_archive_opts){ .src = j.src,
                                      .path = o->output,
@@ -216,9 +222,13 @@ static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomi
                                      .stop = stop,
                                      .log = &cli->log },
                 err));
+    cal_stage_begin(&j.stages, CAL_T_PACK);
+    cal_stage_move(&j.stages, CAL_T_CHECK, w.check_seconds);
+    cal_stage_begin(&j.stages, CAL_T_DISK);
+    Q_TRY(cal_quant_job_finish(&j, err));
+    cal_stage_begin(&j.stages, CAL_T_START);
     seconds = q_now() - start;
     Q_TRY(write_report(&j, &w, seconds, err));
-    Q_TRY(cal_quant_job_finish(&j, err));
     Q_TRY(print_result(&j, &w, seconds, cli->json, err));
 out:
     fmt_json_free(how);

@@ -66,6 +66,7 @@ static void set_run(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli,
     o->run.stop = o->quant.stop = stop;
     o->run.log = o->quant.log = &cli->log;
     o->run.job_dir = j->dir;
+    o->run.stages = &j->stages;
     o->run.recipe = j->recipe;
 }
 
@@ -76,6 +77,7 @@ q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli
 
     memset(j, 0, sizeof *j);
     j->o = o;
+    cal_stage_begin(&j->stages, CAL_T_START);
     Q_TRY(check_paths(o, err));
     Q_TRY(fmt_src_open(&j->src, o->input, err));
     Q_TRY(fmt_src_output_apart(j->src, o->output, err));

@@ -21,6 +21,7 @@ typedef struct cal_quant_job {
     char *dir, *recipe;
     cal_factors given;     /* of --pre-scale=FILE */
     double error, nearest; /* mean over all linears; 0 with rtn */
+    cal_stages stages;     /* from cal_quant_job_open on */
 } cal_quant_job;
 
 /* Checks input and output, opens the model.  Errors: Q_ECREATE (the output exists), Q_EARG

@@ -331,6 +331,9 @@ static q_status put_cost(fmt_report *r, const cal_quant_report *o, q_err *err)
     q_status st = Q_OK;
     const size_t layers = (size_t)fmt_src_model(o->src)->layers;
     double *v = q_calloc(2 * layers, sizeof *v);
+    fmt_fact facts[1 + CAL_STAGES_N] = { { "seconds", "This run, the archive included",
+                                           FMT_VAL_SECONDS, NULL, o->seconds } };
+    size_t n = 1;
     const fmt_series time = { .name = "time", .y = v, .n = layers };
     const fmt_series memory = { .name = "memory", .y = v + layers, .n = layers };
 
@@ -342,10 +345,11 @@ static q_status put_cost(fmt_report *r, const cal_quant_report *o, q_err *err)
     }
     Q_TRY(fmt_report_section(r, "Cost of this run", err));
     Q_TRY(fmt_report_text(r, "Differs from run to run; nothing of it is in the archive.", err));
-    Q_TRY(fmt_report_facts(r, "cost",
-                           (fmt_fact[]){ { "seconds", "This run, the archive included",
-                                           FMT_VAL_SECONDS, NULL, o->seconds } },
-                           1, err));
+    for (int s = 0; s < CAL_STAGES_N; s++)
+        if (o->stages->seconds[s] > 0)
+            facts[n++] = (fmt_fact){ cal_stage_name((cal_stage)s), cal_stage_about((cal_stage)s),
+                                     FMT_VAL_SECONDS, NULL, o->stages->seconds[s] };
+    Q_TRY(fmt_report_facts(r, "cost", facts, n, err));
     if (!o->result)
         goto out;
     Q_TRY(fmt_report_bars(r,

@@ -9,6 +9,7 @@
 #define CAL_QUANT_REPORT_H
 
 #include "calibrate/obs_quant.h"
+#include "calibrate/stages.h"
 #include "calibrate/stats_file.h"
 
 typedef struct cal_quant_report {
@@ -22,6 +23,7 @@ typedef struct cal_quant_report {
     uint64_t bytes; /* of the archive */
     const char *root_sha256;
     double seconds;
+    const cal_stages *stages; /* that add up to them */
 } cal_quant_report;
 
 /* Errors: Q_ECREATE, Q_EIO, Q_ENOMEM. */

@@ -251,13 +251,24 @@ out:
 static q_status show(cal_step *s, cal_point point, const void *x, fmt_dtype type, int64_t dim,
                      q_err *err)
 {
+    q_status st = Q_OK;
+    cal_stage was;
+
     if (!(s->points & CAL_BIT(point)))
         return Q_OK;
-    return s->client->observe(
+    if (s->stages) /* what is begun belongs to the stage before; the device waits for 1 % of it */
+        Q_TRY(s->be->ops->sync(s->be, err));
+    was = cal_stage_begin(s->stages, CAL_T_STATISTICS);
+    Q_TRY(s->client->observe(
         s->client->self,
         &(cal_view){
             .point = point, .layer = s->layer, .x = x, .type = type, .n = s->n_tok, .dim = dim },
-        err);
+        err));
+    if (s->stages)
+        Q_TRY(s->be->ops->sync(s->be, err));
+    cal_stage_begin(s->stages, was);
+out:
+    return st;
 }
 
 static q_status tap(void *self, rt_tap at, const void *x, int64_t n_tok, q_err *err)

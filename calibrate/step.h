@@ -18,6 +18,7 @@
 #include "runtime/kv.h"
 
 struct cal_client;
+struct cal_stages;
 
 typedef struct cal_step {
     rt_backend *be;
@@ -33,6 +34,7 @@ typedef struct cal_step {
     size_t first, last;  /* samples */
     float *rows;   /* [max_tok, hid] host: of the embedding; NULL when memory is host memory */
     void *scratch; /* [max_tok, widest output] backend memory */
+    struct cal_stages *stages; /* gets the time of what the client looks at; NULL at first */
     const struct cal_client *client;
     rt_model *one;
     int64_t layer;

@@ -390,12 +390,14 @@ static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
     const qnt_archive_opts *o = j->o;
     const char *part = NULL;
     q_file *f = NULL;
+    double since;
 
     Q_TRY(fmt_h5_create(&j->w, o->path, o->force, err));
     Q_TRY(put_meta(j, err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, put_unit, j, err));
     Q_TRY(put_kv(j, err));
     Q_TRY(put_factors(j, err));
+    since = q_now();
     Q_TRY(fmt_h5_put_root(j->w, r->root_sha256, err));
     Q_TRY(fmt_h5_finish(j->w, &part, err));
     Q_TRY(cvt_digests_compare(&j->digests, part, o->path, err));
@@ -403,6 +405,7 @@ static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
     r->bytes = q_file_bytes(f);
     r->modules = j->modules;
     Q_TRY(fmt_h5_commit(j->w, err));
+    r->check_seconds = q_now() - since;
 out:
     q_file_close(f);
     fmt_h5w_close(j->w);

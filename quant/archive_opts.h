@@ -20,6 +20,7 @@
 typedef struct qnt_archive_result {
     uint64_t bytes, modules; /* of the file; quantized linears */
     char root_sha256[65];    /* of the hashes of all datasets */
+    double check_seconds;    /* from the last dataset to the end */
 } qnt_archive_result;
 
 typedef struct qnt_archive_opts {
