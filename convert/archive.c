@@ -401,10 +401,10 @@ static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
     Q_TRY(fmt_h5_put_root(j->w, r->root_sha256, err));
     Q_TRY(fmt_h5_finish(j->w, &part, err));
     Q_TRY(cvt_digests_compare(&j->digests, part, o->path, err));
-    Q_TRY(q_file_open(&f, part, err));
+    Q_TRY(fmt_h5_commit(j->w, err));
+    Q_TRY(q_file_open(&f, o->path, err));
     r->bytes = q_file_bytes(f);
     r->modules = j->modules;
-    Q_TRY(fmt_h5_commit(j->w, err));
     r->check_seconds = q_now() - since;
 out:
     q_file_close(f);

@@ -55,8 +55,9 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
  * dataset, in order.  After it no dataset may be put.  hex may be NULL. */
 #define FMT_H5_ROOT "content_root_sha256"
 q_status fmt_h5_put_root(fmt_h5w *w, char hex[65], q_err *err);
-/* Everything is on the disk under a temporary name, which *part tells (valid until close), and may
- * be looked at; then commit gives it its name.  Commit alone does both. */
+/* The file is complete but for its last line, under a temporary name, which *part tells (valid
+ * until close), and may be looked at, while a thread hashes it; then commit adds the line, waits
+ * for the disk and gives it its name.  Commit alone does both. */
 q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err);
 q_status fmt_h5_commit(fmt_h5w *w, q_err *err);
 void fmt_h5w_close(fmt_h5w *w); /* without a commit nothing is left */

@@ -10,11 +10,23 @@
 #include "formats/base/q_file.h"
 #include "formats/h5file_impl.h"
 
+/* The hash of the closed file, made in a thread of its own while the file is looked at. */
+typedef struct seal {
+    pthread_t id;
+    int running;
+    const char *path;
+    char hex[FMT_H5_HEX];
+    q_status st;
+    q_err err;
+} seal;
+
 struct fmt_h5w {
     char *path, *part;
     hid_t file, set_plist;
     int finished, committed;
     q_sha256 root; /* over the names and hashes of all datasets */
+    size_t fresh;  /* bytes the disk was not yet told to take */
+    seal seal;
 };
 
 q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
@@ -98,6 +110,20 @@ static q_status put_hash(fmt_h5w *w, const char *name, q_sha256 *h, q_err *err)
     return fmt_h5_attr_str(w, name, "sha256", hex, err);
 }
 
+#define FRESH ((size_t)64 << 20)
+
+/* The disk begins with what was written; fsync in the end gives the answer that counts. */
+static void start_disk(fmt_h5w *w, size_t bytes)
+{
+    void *fd = NULL;
+
+    w->fresh += bytes;
+    if (w->fresh < FRESH || H5Fget_vfd_handle(w->file, H5P_DEFAULT, &fd) < 0)
+        return;
+    (void)sync_file_range(*(const int *)fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    w->fresh = 0;
+}
+
 /* type: of the file and of memory */
 static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const void *v,
                     size_t bytes, q_err *err)
@@ -105,18 +131,22 @@ static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const
     q_status st = Q_OK;
     hid_t set = -1;
     q_sha256 hash;
+    q_sha256_task task = { 0 };
 
+    q_sha256_init(&hash);
     Q_TRY(fmt_h5_check_name(w->path, name, err));
     Q_TRY(make_groups(w, name, err));
     set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, w->set_plist, H5P_DEFAULT);
     if (set < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
+    q_sha256_begin(&task, &hash, v, bytes);
     if (bytes > 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot write"));
-    q_sha256_init(&hash);
-    q_sha256_update(&hash, v, bytes);
+    start_disk(w, bytes);
+    q_sha256_end(&task);
     Q_TRY(put_hash(w, name, &hash, err));
 out:
+    q_sha256_end(&task);
     if (set >= 0)
         H5Dclose(set);
     return st;
@@ -175,7 +205,8 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
     int64_t strip;
     hid_t space = -1, set = -1;
     q_sha256 hash;
-    char *v = NULL;
+    q_sha256_task task = { 0 };
+    char *v[2] = { 0 }; /* one is hashed while the other is filled */
 
     for (int i = 0; i < ndim; i++)
         count[i] = (hsize_t)shape[i];
@@ -185,8 +216,8 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
                    (long long)shape[i]);
     strip = row < STRIP_BYTES ? (int64_t)(STRIP_BYTES / row) : 1;
     strip = strip < shape[0] ? strip : shape[0];
-    if (!(v = q_malloc((size_t)strip * row)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", w->path, (size_t)strip * row);
+    if (!(v[0] = q_malloc((size_t)strip * row)) || !(v[1] = q_malloc((size_t)strip * row)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", w->path, 2 * (size_t)strip * row);
     Q_TRY(fmt_h5_check_name(w->path, name, err));
     Q_TRY(make_groups(w, name, err));
     space = H5Screate_simple(ndim, count, NULL);
@@ -197,18 +228,24 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
     q_sha256_init(&hash);
     for (int64_t r = 0; r < shape[0]; r += strip) {
         const int64_t n = r + strip < shape[0] ? strip : shape[0] - r;
+        char *p = v[r / strip % 2];
 
-        Q_TRY(fill(self, r, n, v, err));
+        Q_TRY(fill(self, r, n, p, err));
         from[0] = (hsize_t)r;
         count[0] = (hsize_t)n;
-        q_sha256_update(&hash, v, (size_t)n * row);
-        Q_TRY(write_strip(w, name, set, space, dtype, ndim, from, count, v, err));
+        q_sha256_end(&task);
+        q_sha256_begin(&task, &hash, p, (size_t)n * row);
+        Q_TRY(write_strip(w, name, set, space, dtype, ndim, from, count, p, err));
+        start_disk(w, (size_t)n * row);
     }
+    q_sha256_end(&task);
     Q_TRY(put_hash(w, name, &hash, err));
     if (dtype == FMT_BF16)
         Q_TRY(fmt_h5_attr_str(w, name, "dtype", "bfloat16", err));
 out:
-    q_free(v);
+    q_sha256_end(&task);
+    q_free(v[0]);
+    q_free(v[1]);
     if (set >= 0)
         H5Dclose(set);
     if (space >= 0)
@@ -294,18 +331,35 @@ q_status fmt_h5_attr_real(fmt_h5w *w, const char *name, const char *key, double 
     return put_attr(w, name, key, H5T_IEEE_F64LE, &v, err);
 }
 
-/* Appends the line with the hash of all before it. */
-static q_status seal(const fmt_h5w *w, q_err *err)
+static void *hash_whole(void *arg)
 {
     q_status st = Q_OK;
+    seal *s = arg;
     q_file *f = NULL;
+
+    Q_TRY(q_file_open(&f, s->path, &s->err));
+    Q_TRY(q_file_sha256(f, q_file_bytes(f), s->hex, &s->err));
+out:
+    q_file_close(f);
+    s->st = st;
+    return NULL;
+}
+
+/* Appends the line with the hash of all before it. */
+static q_status put_seal(fmt_h5w *w, q_err *err)
+{
+    q_status st = Q_OK;
     q_buf line = { 0 };
-    char hex[FMT_H5_HEX];
     int fd = -1;
 
-    Q_TRY(q_file_open(&f, w->part, err));
-    Q_TRY(q_file_sha256(f, q_file_bytes(f), hex, err));
-    Q_TRY(q_buf_printf(&line, err, "%s%s\n", FMT_H5_SEAL, hex));
+    if (w->seal.running)
+        pthread_join(w->seal.id, NULL);
+    else
+        hash_whole(&w->seal);
+    w->seal.running = 0;
+    if (w->seal.st != Q_OK)
+        Q_FAIL(err, w->seal.st, "%s", w->seal.err.msg);
+    Q_TRY(q_buf_printf(&line, err, "%s%s\n", FMT_H5_SEAL, w->seal.hex));
     if ((fd = open(w->part, O_WRONLY | O_APPEND | O_CLOEXEC)) < 0)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: open", w->part);
     if (write(fd, line.data, line.size) != (ssize_t)line.size)
@@ -316,7 +370,6 @@ out:
     if (fd >= 0 && close(fd) != 0 && st == Q_OK)
         st = q_fail_errno(err, Q_EIO, errno, "%s: close", w->path);
     q_buf_free(&line);
-    q_file_close(f);
     return st;
 }
 
@@ -332,7 +385,8 @@ q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err)
     w->file = -1;
     if (rc < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot close"));
-    Q_TRY(seal(w, err));
+    w->seal.path = w->part;
+    w->seal.running = pthread_create(&w->seal.id, NULL, hash_whole, &w->seal) == 0;
     w->finished = 1;
 out:
     return st;
@@ -345,6 +399,7 @@ q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
 
     if (!w->finished)
         Q_TRY(fmt_h5_finish(w, &part, err));
+    Q_TRY(put_seal(w, err));
     Q_TRY(q_rename_synced(w->part, w->path, err));
     w->committed = 1;
 out:
@@ -355,6 +410,8 @@ void fmt_h5w_close(fmt_h5w *w)
 {
     if (!w)
         return;
+    if (w->seal.running)
+        pthread_join(w->seal.id, NULL);
     if (w->file >= 0)
         H5Fclose(w->file);
     if (w->set_plist >= 0)

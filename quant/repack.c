@@ -433,13 +433,27 @@ void qnt_packed_free(qnt_packed *p)
     memset(p, 0, sizeof *p);
 }
 
+#define HASH_PARTS 16 /* of the rows, hashed side by side */
+
 void qnt_tensor_hash(uint8_t digest[32], const qnt_tensor *t)
 {
     const int64_t cells = t->N * qnt_n_groups(t->scheme, t->K, t->group);
+    const size_t row = qnt_row_bytes(t->scheme, t->K);
+    uint8_t part[HASH_PARTS][32];
     q_sha256 h;
 
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < HASH_PARTS; i++) {
+        const int64_t n0 = t->N * i / HASH_PARTS, n1 = t->N * (i + 1) / HASH_PARTS;
+        q_sha256 rows;
+
+        q_sha256_init(&rows);
+        q_sha256_update(&rows, (const uint8_t *)t->codes + (size_t)n0 * row,
+                        (size_t)(n1 - n0) * row);
+        q_sha256_final(&rows, part[i]);
+    }
     q_sha256_init(&h);
-    q_sha256_update(&h, t->codes, (size_t)t->N * qnt_row_bytes(t->scheme, t->K));
+    q_sha256_update(&h, part, sizeof part);
     q_sha256_update(&h, t->zero, (size_t)cells);
     q_sha256_update(&h, t->scale, (size_t)cells * sizeof *t->scale);
     for (int64_t k = 0; k < t->K; k++) {

@@ -62,7 +62,8 @@ q_status qnt_pack(qnt_packed *out, const qnt_tensor *t, int64_t n0, int64_t n1,
                   const fmt_packing *p, const char *module, q_err *err);
 void qnt_packed_free(qnt_packed *p);
 
-/* SHA-256 of codes, zeros, scales and groups: equal when every code is. */
+/* A hash of codes, zeros, scales and groups: equal when every code is.  For comparing in one
+ * process, not for files. */
 void qnt_tensor_hash(uint8_t digest[32], const qnt_tensor *t);
 
 #endif

@@ -75,7 +75,7 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void compress_ni(uint32_t s[8
         for (int i = 0; i < 4; i++)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i)),
                                     swap);
-#pragma GCC unroll 16 /* w stays in registers: half as fast again */
+#pragma GCC unroll 16                  /* w stays in registers: half as fast again */
         for (int g = 0; g < 16; g++) { /* w[g % 4] holds words 4g .. 4g + 3 */
             const __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(k256 + 4 * g));
             const __m128i wk = _mm_add_epi32(w[g & 3], k);
@@ -159,6 +159,31 @@ void q_sha256_final(q_sha256 *h, uint8_t digest[32])
     q_sha256_update(h, tail, pad + 8);
     for (int i = 0; i < 32; i++)
         digest[i] = (uint8_t)(h->s[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+#define APART ((size_t)1 << 18) /* bytes that take longer than to start a thread */
+
+static void *work(void *arg)
+{
+    const q_sha256_task *t = arg;
+
+    q_sha256_update(t->h, t->p, t->n);
+    return NULL;
+}
+
+void q_sha256_begin(q_sha256_task *t, q_sha256 *h, const void *p, size_t n)
+{
+    *t = (q_sha256_task){ .h = h, .p = p, .n = n };
+    t->running = n >= APART && pthread_create(&t->id, NULL, work, t) == 0;
+    if (!t->running)
+        work(t);
+}
+
+void q_sha256_end(q_sha256_task *t)
+{
+    if (t->running)
+        pthread_join(t->id, NULL);
+    t->running = 0;
 }
 
 void q_hex(char *out, const uint8_t *p, size_t n)

@@ -13,6 +13,7 @@
 #ifndef Q_HASH_H
 #define Q_HASH_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,24 @@ typedef struct q_sha256 {
 void q_sha256_init(q_sha256 *h);
 void q_sha256_update(q_sha256 *h, const void *p, size_t n);
 void q_sha256_final(q_sha256 *h, uint8_t digest[32]);
+/* An update in a thread of its own, while the caller does something else with the bytes:
+ *
+ *     q_sha256_task t = { 0 };
+ *     q_sha256_begin(&t, &h, p, n);
+ *     ... write(fd, p, n) ...
+ *     q_sha256_end(&t);                 and until then h and p are left alone
+ *
+ * Few bytes are not worth it and hashed at once.  end may come twice, and without a begin. */
+typedef struct q_sha256_task {
+    q_sha256 *h;
+    const void *p;
+    size_t n;
+    pthread_t id;
+    int running;
+} q_sha256_task;
+
+void q_sha256_begin(q_sha256_task *t, q_sha256 *h, const void *p, size_t n);
+void q_sha256_end(q_sha256_task *t);
 void q_hex(char *out, const uint8_t *p, size_t n); /* 2n digits and NUL */
 
 #endif
