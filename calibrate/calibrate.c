@@ -131,6 +131,8 @@ void cal_run_close(cal_run *r)
 
 /* ---- running -------------------------------------------------------------------------------- */
 
+#define STEP "tokens of a step"
+
 /* step_tok: sums go by steps, so that another size gives other bits */
 static q_status open_job(cal_run *r, int64_t step_tok, q_err *err)
 {
@@ -144,7 +146,7 @@ static q_status open_job(cal_run *r, int64_t step_tok, q_err *err)
     Q_TRY(fmt_json_put_str(f, "model", r->info.model_sha256, err));
     Q_TRY(fmt_json_put_str(f, "samples", r->info.data_sha256, err));
     Q_TRY(fmt_json_put_str(f, "device", r->be->ops->name, err));
-    Q_TRY(fmt_json_put_int(f, "tokens of a step", step_tok, err));
+    Q_TRY(fmt_json_put_int(f, STEP, step_tok, err));
     if (r->o.recipe)
         Q_TRY(fmt_json_put_str(f, "recipe", r->o.recipe, err));
     if (r->o.search)
@@ -155,6 +157,15 @@ out:
     return st;
 }
 
+/* Without an option steps are as long as the memory allows that is free just now: a job goes on
+ * with those it was begun with. */
+static int64_t step_of(const cal_run *r)
+{
+    if (r->o.max_tok || !r->o.job_dir || r->o.no_resume)
+        return r->o.max_tok;
+    return cal_job_begun_with(r->o.job_dir, STEP);
+}
+
 static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
 {
     return (cal_loop_opts){ .src = r->src,
@@ -162,7 +173,7 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .data = &r->data,
                             .client = client,
                             .job = r->job,
-                            .max_tok = r->o.max_tok,
+                            .max_tok = step_of(r),
                             .max_ram = r->o.max_ram,
                             .max_vram = r->o.max_vram,
                             .stages = r->o.stages,

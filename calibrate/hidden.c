@@ -69,13 +69,16 @@ q_status cal_hidden_open(cal_hidden *h, const cal_hidden_opts *o, q_err *err)
     *h = (cal_hidden){ .o = *o };
     if (o->place == CAL_IN_FILES)
         return Q_OK;
+    if (o->place == CAL_ON_DEVICE)
+        h->o.device_rows = o->rows;
     if (!q_mul_ok((size_t)o->rows, row_bytes(h), &bytes))
         Q_FAIL(err, Q_ENOMEM, "hidden states of %lld tokens exceed the address space",
                (long long)o->rows);
-    if (o->place == CAL_IN_MEMORY)
-        return host_alloc(o->be, bytes, &h->mem, err);
-    Q_TRY(o->be->ops->alloc(o->be, bytes, &p, err));
-    h->mem = p;
+    if (h->o.device_rows > 0)
+        Q_TRY(o->be->ops->alloc(o->be, (size_t)h->o.device_rows * row_bytes(h), &p, err));
+    h->near = p;
+    if (h->o.device_rows < o->rows)
+        Q_TRY(host_alloc(o->be, bytes - (size_t)h->o.device_rows * row_bytes(h), &h->mem, err));
 out:
     return st;
 }
@@ -90,10 +93,8 @@ void cal_hidden_close(cal_hidden *h)
         (void)cal_writer_wait(h->o.writer, h->stage[i].ticket, NULL);
         host_free(be, h->stage[i].v);
     }
-    if (h->o.place == CAL_ON_DEVICE)
-        be->ops->free(be, h->mem);
-    else
-        host_free(be, h->mem);
+    be->ops->free(be, h->near);
+    host_free(be, h->mem);
     q_file_close(h->was);
     q_out_close(h->next);
     q_free(h->path);
@@ -103,6 +104,27 @@ void cal_hidden_close(cal_hidden *h)
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
+/* Rows of memory to x, or with `put` from x. */
+static q_status move_rows(const cal_hidden *h, int64_t row, int64_t n, float *x, int put,
+                          q_err *err)
+{
+    q_status st = Q_OK;
+    rt_backend *be = h->o.be;
+    const int64_t left = h->o.device_rows - row, on = left < 0 ? 0 : left < n ? left : n;
+    const size_t near = (size_t)on * row_bytes(h), far = (size_t)(n - on) * row_bytes(h);
+    float *dev = on > 0 ? h->near + row * h->o.width : NULL;
+    float *mem = on < n ? h->mem + (row + on - h->o.device_rows) * h->o.width : NULL;
+
+    if (dev)
+        Q_TRY(be->ops->copy(be, put ? dev : x, put ? x : dev, near, RT_ON_DEVICE, err));
+    if (mem && put)
+        Q_TRY(be->ops->copy(be, mem, x + on * h->o.width, far, RT_TO_HOST, err));
+    else if (mem)
+        Q_TRY(be->ops->copy(be, x + on * h->o.width, mem, far, RT_TO_DEVICE, err));
+out:
+    return st;
+}
+
 q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err)
 {
     q_status st = Q_OK;
@@ -111,9 +133,8 @@ q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *
     cal_rows *s;
 
     assert(n <= h->o.step);
-    if (h->mem)
-        return be->ops->copy(be, x, h->mem + row * h->o.width, bytes,
-                             h->o.place == CAL_ON_DEVICE ? RT_ON_DEVICE : RT_TO_DEVICE, err);
+    if (h->o.place != CAL_IN_FILES)
+        return move_rows(h, row, n, x, 0, err);
     Q_TRY(take_stage(h, &s, err));
     Q_TRY(q_file_pread(h->was, s->v, bytes, (uint64_t)row * row_bytes(h), err));
     Q_TRY(be->ops->copy(be, x, s->v, bytes, RT_TO_DEVICE, err));
@@ -129,7 +150,7 @@ static q_status write_rows(void *self, q_err *err)
     return q_out_write(s->file, s->v, s->bytes, err);
 }
 
-q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, const float *x, q_err *err)
+q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err)
 {
     q_status st = Q_OK;
     rt_backend *be = h->o.be;
@@ -137,9 +158,8 @@ q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, const float *x, q
     cal_rows *s;
 
     assert(n <= h->o.step);
-    if (h->mem)
-        Q_TRY(be->ops->copy(be, h->mem + row * h->o.width, x, bytes,
-                            h->o.place == CAL_ON_DEVICE ? RT_ON_DEVICE : RT_TO_HOST, err));
+    if (h->o.place != CAL_IN_FILES)
+        Q_TRY(move_rows(h, row, n, x, 1, err));
     if (!h->next)
         goto out;
     Q_TRY(take_stage(h, &s, err));
@@ -199,7 +219,7 @@ q_status cal_hidden_turn(cal_hidden *h, q_err *err)
 
     if (!h->next)
         return Q_OK;
-    if (!h->mem) { /* the next layer reads what this one has written */
+    if (h->o.place == CAL_IN_FILES) { /* the next layer reads what this one has written */
         for (int i = 0; i < CAL_STAGES; i++)
             Q_TRY(cal_writer_wait(h->o.writer, h->stage[i].ticket, err));
         q_file_close(h->was);
@@ -223,6 +243,7 @@ q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     rt_backend *be = h->o.be;
+    const int64_t near = h->o.device_rows;
     const uint64_t want = (uint64_t)h->o.rows * row_bytes(h);
     q_file *f = NULL;
     cal_rows *s;
@@ -233,18 +254,20 @@ q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)
                (unsigned long long)q_file_bytes(f), (unsigned long long)want);
     if (!(h->path = q_strdup(path)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    if (!h->mem) {
+    if (h->o.place == CAL_IN_FILES) {
         h->was = f;
         f = NULL;
-    } else if (h->o.place == CAL_IN_MEMORY) {
-        Q_TRY(q_file_pread(f, h->mem, (size_t)want, 0, err));
+        goto out;
     }
-    for (int64_t row = 0; h->o.place == CAL_ON_DEVICE && row < h->o.rows; row += h->o.step) {
-        const int64_t left = h->o.rows - row, n = left < h->o.step ? left : h->o.step;
+    if (h->mem)
+        Q_TRY(q_file_pread(f, h->mem, (size_t)(h->o.rows - near) * row_bytes(h),
+                           (uint64_t)near * row_bytes(h), err));
+    for (int64_t row = 0; row < near; row += h->o.step) {
+        const int64_t left = near - row, n = left < h->o.step ? left : h->o.step;
 
         Q_TRY(take_stage(h, &s, err));
         Q_TRY(q_file_pread(f, s->v, (size_t)n * row_bytes(h), (uint64_t)row * row_bytes(h), err));
-        Q_TRY(be->ops->copy(be, h->mem + row * h->o.width, s->v, (size_t)n * row_bytes(h),
+        Q_TRY(be->ops->copy(be, h->near + row * h->o.width, s->v, (size_t)n * row_bytes(h),
                             RT_TO_DEVICE, err));
         Q_TRY(be->ops->sync(be, err));
     }

@@ -1,5 +1,6 @@
 /* Hidden states of all samples between two layers: [rows, width] f32, on the device, in host memory
- * or in a file; and their copy in a job, for a run that is stopped.
+ * (the first of them on the device all the same, as many as fit) or in a file; and their copy in a
+ * job, for a run that is stopped.
  *
  *     cal_hidden h;
  *     Q_TRY(cal_hidden_open(&h, &(cal_hidden_opts){ be, writer, rows, width, step, place }, err));
@@ -30,6 +31,7 @@ typedef struct cal_hidden_opts {
     int64_t rows, width;
     int64_t step; /* rows of one get or put at most */
     cal_place place;
+    int64_t device_rows; /* of CAL_IN_MEMORY: the first ones, which lie on the device */
 } cal_hidden_opts;
 
 #define CAL_STAGES 3 /* puts that may wait for the disk */
@@ -43,7 +45,8 @@ typedef struct cal_rows { /* on their way to a file */
 
 typedef struct cal_hidden {
     cal_hidden_opts o;
-    float *mem; /* host or backend memory; NULL: in files */
+    float *near; /* [device_rows, width] backend memory, NULL: none */
+    float *mem;  /* [the rest, width] host memory, NULL: none */
     cal_rows stage[CAL_STAGES];
     unsigned turn;
     q_out *next; /* file of this layer, NULL: it gets none */
@@ -60,7 +63,7 @@ uint64_t cal_hidden_stage_bytes(int64_t step, int64_t width); /* of host memory 
 q_status cal_hidden_begin(cal_hidden *h, const char *path, q_err *err);
 q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err);
 /* Rows in order, each once. */
-q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, const float *x, q_err *err);
+q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err);
 /* Hands the file to the writer, which publishes it behind everything pushed before. */
 q_status cal_hidden_turn(cal_hidden *h, q_err *err);
 /* Takes what a stopped run has stored.  Errors: Q_EFORMAT (another size). */

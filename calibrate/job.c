@@ -128,6 +128,19 @@ void cal_job_close(cal_job *job)
     q_free(job);
 }
 
+int64_t cal_job_begun_with(const char *dir, const char *key)
+{
+    char *path = q_path_join(dir, JOB_FILE);
+    fmt_json *was = NULL;
+    int64_t n = 0;
+
+    if (path && fmt_json_read(&was, path, JOB_MAX, NULL) == Q_OK)
+        (void)fmt_json_int_opt(was, key, 1, INT32_MAX, &n, NULL);
+    fmt_json_free(was);
+    q_free(path);
+    return n;
+}
+
 q_status cal_job_remove(const char *dir, q_err *err)
 {
     return q_dir_remove(dir, err);

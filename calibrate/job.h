@@ -23,6 +23,8 @@ typedef struct cal_job cal_job;
 q_status cal_job_open(cal_job **out, const char *dir, const fmt_json *fingerprint, int resume,
                       q_err *err);
 void cal_job_close(cal_job *job);
+/* What a number of the fingerprint was when the job in dir was begun; 0: there is none. */
+int64_t cal_job_begun_with(const char *dir, const char *key);
 /* Deletes the directory, which may be open or absent. */
 q_status cal_job_remove(const char *dir, q_err *err);
 const char *cal_job_dir(const cal_job *job);

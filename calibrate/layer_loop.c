@@ -238,7 +238,8 @@ static q_status open_loop(loop *l, q_err *err)
                                               .rows = l->plan.tokens,
                                               .width = l->m->hid,
                                               .step = l->plan.step_tok,
-                                              .place = l->plan.place },
+                                              .place = l->plan.place,
+                                              .device_rows = l->plan.device_rows },
                           err));
     Q_TRY(resume(l, err));
     if (l->at == l->m->layers)

@@ -95,6 +95,31 @@ static q_status fit_device(cal_plan *p, const cal_loop_opts *o, q_err *err)
     return Q_OK;
 }
 
+/* Hidden states where there is room: what the device does not hold goes to the host, and all of
+ * them to files when it does not fit there. */
+static void place_hidden(cal_plan *p, int64_t hid, int can_spill)
+{
+    const uint64_t row = (uint64_t)hid * sizeof(float);
+    uint64_t room = 0;
+
+    if (p->has_device && fits(&p->device, p->hidden_bytes)) {
+        p->place = CAL_ON_DEVICE;
+        p->device.hidden = p->hidden_bytes;
+        return;
+    }
+    if (p->has_device && fits(&p->device, p->device.budget / SPARE))
+        room = p->device.budget - p->device.budget / SPARE - cal_memory_sum(&p->device);
+    p->device_rows = (int64_t)(room / row);
+    room = (uint64_t)p->device_rows * row;
+    if (fits(&p->host, p->hidden_bytes - room) || !can_spill) {
+        p->device.hidden = room;
+        p->host.hidden = p->hidden_bytes - room;
+        return;
+    }
+    p->place = CAL_IN_FILES;
+    p->device_rows = 0;
+}
+
 q_status cal_plan_make(cal_plan *p, const cal_loop_opts *o, int can_spill, q_err *err)
 {
     q_status st = Q_OK;
@@ -111,14 +136,7 @@ q_status cal_plan_make(cal_plan *p, const cal_loop_opts *o, int can_spill, q_err
         Q_TRY(fit_device(p, o, err));
     if (!fits(&p->host, 0))
         return refuse(&p->host, "memory, --max-ram allows", MORE, p->step_tok, err);
-    if (p->has_device && fits(&p->device, p->hidden_bytes)) {
-        p->place = CAL_ON_DEVICE;
-        p->device.hidden = p->hidden_bytes;
-    } else if (fits(&p->host, p->hidden_bytes) || !can_spill) {
-        p->host.hidden = p->hidden_bytes;
-    } else {
-        p->place = CAL_IN_FILES;
-    }
+    place_hidden(p, fmt_src_model(o->src)->hid, can_spill);
 out:
     return st;
 }

@@ -8,7 +8,8 @@
 #include "calibrate/layer_loop.h"
 #include "runtime/rope.h"
 
-#define MAX_TOK 2048
+#define MAX_TOK     2048
+#define EMBED_PARTS 16 /* of a step's rows, read side by side */
 
 static const struct {
     rt_tap tap;
@@ -222,27 +223,49 @@ q_status cal_step_fill(cal_step *s, size_t first, q_err *err)
     return upload(s, err);
 }
 
-q_status cal_step_embed(cal_step *s, const fmt_src *src, q_err *err)
+/* Rows of tokens t0 .. t1 - 1. */
+static q_status embed_some(const cal_step *s, const fmt_src *src, int64_t t0, int64_t t1,
+                           float *rows, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_ref ref = { FMT_TOK_EMBD, 0, FMT_WEIGHT };
     const fmt_dtype type = fmt_src_dtype(src, ref);
-    float *rows = on_host(s->be) ? s->work.x : s->rows;
     void *row = q_malloc((size_t)s->m.hid * fmt_dtype_bytes(type));
 
     if (!row)
         Q_FAIL(err, Q_ENOMEM, "no memory for a row of the embedding");
-    for (int64_t t = 0; t < s->n_tok; t++) {
+    for (int64_t t = t0; t < t1; t++) {
         const int64_t id = s->host.tok[t];
 
         Q_TRY(fmt_src_read(src, ref, (fmt_box){ id, id + 1, 0, s->m.hid }, row, err));
         fmt_convert(rows + t * s->m.hid, FMT_F32, row, type, (size_t)s->m.hid, NULL);
     }
+out:
+    q_free(row);
+    return st;
+}
+
+q_status cal_step_embed(cal_step *s, const fmt_src *src, q_err *err)
+{
+    q_status st = Q_OK;
+    float *rows = on_host(s->be) ? s->work.x : s->rows;
+
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < EMBED_PARTS; i++) {
+        q_err why = { 0 };
+        const q_status one = embed_some(s, src, s->n_tok * i / EMBED_PARTS,
+                                        s->n_tok * (i + 1) / EMBED_PARTS, rows, &why);
+
+#pragma omp critical(cal_embed)
+        if (one != Q_OK && st == Q_OK)
+            st = q_fail(err, one, "%s", why.msg);
+    }
+    if (st != Q_OK)
+        goto out;
     if (rows != s->work.x)
         Q_TRY(s->be->ops->copy(s->be, s->work.x, rows, (size_t)(s->n_tok * s->m.hid) * sizeof *rows,
                                RT_TO_DEVICE, err));
 out:
-    q_free(row);
     return st;
 }
 

@@ -20,7 +20,8 @@
 #include "runtime/cuda/cu_quant.h"
 
 #define TILE    128
-#define DEEP    16 /* of K at a time */
+#define MAX_K   (1 << 19) /* of a square matrix: its elements over 512 are blocks of a grid */
+#define DEEP    16        /* of K at a time */
 #define PAD     4
 #define THREADS 256
 
@@ -221,6 +222,9 @@ extern "C" q_status cu_q_quadratic(const qnt_dev *d, double *out, const float *E
     cu_gemm_f32 g = {};
     void *sum = NULL;
 
+    if (M < 1 || M > INT32_MAX || K < 1 || K > MAX_K)
+        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: errors of [%lld, %lld]: too large", (long long)M,
+               (long long)K);
     g.A = E;
     g.B = H;
     g.C = tmp;
@@ -253,29 +257,31 @@ static __global__ void reverse(float *A, int64_t K)
 
 static __global__ void clear_upper(float *A, int64_t K)
 {
-    const int64_t i = blockIdx.y, j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 
-    if (j > i && j < K)
+    for (int64_t i = blockIdx.y; i < j && j < K; i += gridDim.y)
         A[i * K + j] = 0;
 }
 
 #define DIAG_THREADS 512
 #define DIAG_LD      (TILE + 1)
 
-/* x = inverse(l), lower triangular: column j by four neighbouring lanes. */
-static __device__ __forceinline__ void invert_triangle(float *x, const float *l, int n)
+/* x = inverse(l), lower triangular, turned, in the place above l: x of row i and column j is
+ * l[j][i + 1].  A column by four neighbouring lanes. */
+static __device__ __forceinline__ void invert_triangle(float *l, int n)
 {
     const int j = (int)threadIdx.x / 4, part = (int)threadIdx.x % 4;
+    float *x = l + j * DIAG_LD + 1;
 
     for (int i = 0; i < n; i++) { /* all lanes go through all rows: they talk to each other */
         float sum = 0;
 
         for (int m = j + part; m < i; m += 4)
-            sum += l[i * DIAG_LD + m] * x[m * DIAG_LD + j];
+            sum += l[i * DIAG_LD + m] * x[m];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         if (part == 0 && j <= i)
-            x[i * DIAG_LD + j] = ((i == j ? 1 : 0) - sum) / l[i * DIAG_LD + i];
+            x[i] = ((i == j ? 1 : 0) - sum) / l[i * DIAG_LD + i];
         __syncwarp();
     }
     __syncthreads();
@@ -285,12 +291,12 @@ static __device__ __forceinline__ void invert_triangle(float *x, const float *l,
 static __global__ void __launch_bounds__(DIAG_THREADS, 1)
     invert_diagonal(float *a, int n, int64_t ld, int *bad)
 {
-    extern __shared__ float shared[];
-    float *l = shared, *x = shared + TILE * DIAG_LD;
+    extern __shared__ float l[]; /* 64 KB: what every GPU since sm_80 has, twice */
     const int t = (int)threadIdx.x;
 
     for (int i = t; i < n * n; i += DIAG_THREADS)
-        l[i / n * DIAG_LD + i % n] = i % n <= i / n ? a[i / n * ld + i % n] : 0;
+        if (i % n <= i / n)
+            l[i / n * DIAG_LD + i % n] = a[i / n * ld + i % n];
     __syncthreads();
     for (int k = 0; k < n; k++) {
         const float p = l[k * DIAG_LD + k];
@@ -310,9 +316,9 @@ static __global__ void __launch_bounds__(DIAG_THREADS, 1)
         }
         __syncthreads();
     }
-    invert_triangle(x, l, n);
+    invert_triangle(l, n);
     for (int i = t; i < n * n; i += DIAG_THREADS)
-        a[i / n * ld + i % n] = i % n <= i / n ? x[i / n * DIAG_LD + i % n] : 0;
+        a[i / n * ld + i % n] = i % n <= i / n ? l[i % n * DIAG_LD + i / n + 1] : 0;
 }
 
 static __global__ void check_diagonal(const float *A, int64_t K, int *bad)
@@ -331,7 +337,7 @@ static q_status sweep(const qnt_dev *d, float *A, int64_t K, int64_t k0, float *
     float *kk = A + k0 * K + k0;
     cu_gemm_f32 g = {};
 
-    invert_diagonal<<<1, DIAG_THREADS, 2 * TILE * DIAG_LD * sizeof(float), cu_stream_of(d)>>>(
+    invert_diagonal<<<1, DIAG_THREADS, TILE * DIAG_LD * sizeof(float), cu_stream_of(d)>>>(
         kk, (int)n, K, bad);
     CU_TRY(cudaGetLastError());
     g.lda = g.ldb = g.ldc = K;
@@ -390,11 +396,15 @@ out:
 extern "C" q_status cu_q_factor(const qnt_dev *d, float *H, int64_t K, int *ok, q_err *err)
 {
     q_status st = Q_OK;
-    const int shared = 2 * TILE * DIAG_LD * (int)sizeof(float);
+    const int shared = TILE * DIAG_LD * (int)sizeof(float);
+    const unsigned rows = (unsigned)(K < 65535 ? K : 65535);
     rt_backend *be = ((const cu_math *)d->self)->be;
     void *P = NULL, *flag = NULL;
     int bad = 0;
 
+    if (K < 1 || K > MAX_K)
+        Q_FAIL(err, Q_EUNSUPPORTED, "cuda: second moments of %lld inputs, at most %d", (long long)K,
+               MAX_K);
     Q_TRY(cu_alloc(be, (size_t)(K * TILE) * sizeof(float), &P, err));
     Q_TRY(cu_math_vec(d, 0, &bad, sizeof bad, &flag, err));
     CU_TRY(cudaFuncSetAttribute((const void *)invert_diagonal,
@@ -402,7 +412,7 @@ extern "C" q_status cu_q_factor(const qnt_dev *d, float *H, int64_t K, int *ok, 
     Q_TRY(turn(d, H, K, err));
     for (int64_t k = 0; k < K; k += TILE)
         Q_TRY(sweep(d, H, K, k, (float *)P, (int *)flag, err));
-    clear_upper<<<dim3((unsigned)((K + 255) / 256), (unsigned)K), 256, 0, cu_stream_of(d)>>>(H, K);
+    clear_upper<<<dim3((unsigned)((K + 255) / 256), rows), 256, 0, cu_stream_of(d)>>>(H, K);
     CU_TRY(cudaGetLastError());
     Q_TRY(turn(d, H, K, err));
     check_diagonal<<<1, 1024, 0, cu_stream_of(d)>>>(H, K, (int *)flag);
