@@ -91,7 +91,7 @@ $B/runtime/cpu/%_vnni.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512d
 NVARCH   := -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
 NVFLAGS   = -std=c++17 -O3 $(NVARCH) -compress-mode=size -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti
 # instructions that only Hopper has
-build/cuda/runtime/cuda/gemm_w8a8.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
+build/cuda/runtime/cuda/gemm_w8a8.o build/cuda/runtime/cuda/gram_wgmma.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
 $B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
 $B/runtime/backend.o: ALL_CFLAGS += $(if $(NVCC),-DQ_CUDA)
 

@@ -47,6 +47,8 @@ q_status cu_gemm_run(const qnt_dev *d, const cu_gemm_f32 *g, q_err *err);
 
 q_status cu_q_gram(const qnt_dev *d, float *H, int64_t K, const void *X, fmt_dtype type, int64_t n,
                    q_err *err);
+/* The same of f16 on sm_90. */
+q_status cu_gram_wgmma(const cu_be *c, float *H, int64_t K, const void *X, int64_t n, q_err *err);
 q_status cu_q_columns(const qnt_dev *d, double *sum, float *max, const void *X, fmt_dtype type,
                       int64_t n, int64_t K, q_err *err);
 q_status cu_q_mirror(const qnt_dev *d, float *H, int64_t K, q_err *err);

@@ -1,7 +1,7 @@
 /* What calibration keeps of the inputs X [n, K] of a linear: H += X'X and, per channel, the sum and
  * the largest of |x|.  CPU twin: quant/linalg_cpu.c and quant/device_host.c.
  *
- * Both factors of X'X are X itself, 32 rows of 128 columns at a time:
+ * Both factors of X'X are X itself, 32 rows of 128 columns at a time (Hopper: gram_wgmma.cu):
  *
  *     rows k of X     [columns i0 .. i0 + 127]  turned by ldmatrix: A of mma.m16n8k16
  *                     [columns j0 .. j0 + 127]  likewise: B
@@ -152,6 +152,10 @@ extern "C" q_status cu_q_gram(const qnt_dev *d, float *H, int64_t K, const void 
         Q_FAIL(err, Q_EUNSUPPORTED,
                "cuda: second moments of %lld channels of type %s; wanted a multiple of 8 in f16",
                (long long)K, fmt_dtype_name(type));
+    if (cu_of(((const cu_math *)d->self)->be)->cc == 90) {
+        st = cu_gram_wgmma(cu_of(((const cu_math *)d->self)->be), H, K, X, n, err);
+        goto out;
+    }
     CU_TRY(cudaFuncSetAttribute((const void *)gram, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 shared));
     gram<<<dim3(tiles, tiles), THREADS, shared, cu_stream_of(d)>>>(H, (const __half *)X, n, K);

@@ -138,6 +138,8 @@ static void t_budgets_of_a_device(void)
     o.max_vram = cal_memory_sum(&whole.device) - 1;
     run_on_device(&f, &o, &b, &plan);
     T_INT(plan.place, CAL_IN_MEMORY);
+    T_TRUE(plan.device_rows > 0 && plan.device_rows < plan.tokens); /* the rest */
+    T_INT((int64_t)(plan.device.hidden + plan.host.hidden), (int64_t)plan.hidden_bytes);
     T_INT(plan.step_tok, whole.step_tok);
     check_same(&a, &b);
     cal_ranges_close(&b);
@@ -158,6 +160,42 @@ static void t_budgets_of_a_device(void)
     T_INT(q_path_exists(o.job_dir), 0);
     q_free((char *)(uintptr_t)f.o.job_dir);
     cal_ranges_close(&a);
+    fmt_src_close(f.src);
+}
+
+/* Steps are as long as free memory allows; a job goes on with those it was begun with. */
+static void t_steps_of_a_job(void)
+{
+    static const volatile sig_atomic_t now = 1;
+    q_err err = { 0 };
+    fixture f;
+    cal_ranges a, b;
+    cal_run r;
+    cal_plan whole, begun, plan;
+    cal_run_opts o;
+
+    open_fixture(&f);
+    o = f.o;
+    o.job_dir = q_path_join(t_tmpdir(), "steps.job");
+    o.max_tok = 0;
+    run_on_device(&f, &o, &a, &whole);
+    cal_ranges_close(&a);
+    o.max_vram = whole.device.layer + whole.device.client + whole.device.step - 1;
+    run_on_device(&f, &o, &a, &begun);
+    T_TRUE(begun.step_tok < whole.step_tok);
+    o.stop = &now;
+    T_OK(cal_run_open(&r, f.src, &o, &err), err);
+    open_device(&r.be);
+    T_ERR(cal_run_ranges(&r, &b, &err), err, Q_ECANCEL, "stopped");
+    cal_run_close(&r);
+    o.stop = NULL;
+    o.max_vram = 0;
+    run_on_device(&f, &o, &b, &plan);
+    T_INT(plan.step_tok, begun.step_tok);
+    check_same(&a, &b);
+    cal_ranges_close(&a);
+    cal_ranges_close(&b);
+    q_free((char *)(uintptr_t)o.job_dir);
     fmt_src_close(f.src);
 }
 
@@ -186,7 +224,7 @@ static void t_time(void)
     T_NEAR(cal_work_seconds(&w, &be), 1.2, 0.1);
 }
 
-static const t_case cases[] = { T(t_budgets_of_a_device), T(t_time), { 0 } };
+static const t_case cases[] = { T(t_budgets_of_a_device), T(t_steps_of_a_job), T(t_time), { 0 } };
 
 int main(int argc, char **argv)
 {

@@ -169,6 +169,7 @@ static void t_moments(void)
     one_gram(136, 200);
     one_gram(384, 511);
     one_gram(1000, 96);
+    one_gram(2056, 700); /* tiles in turn on every GPU */
     gpu.ops->close(&gpu);
 }
 

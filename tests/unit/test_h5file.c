@@ -254,13 +254,59 @@ static void t_cut_short(void)
     q_free(path);
 }
 
-static const t_case cases[] = { T(t_round_trip),
-                                T(t_same_bytes),
-                                T(t_every_flip),
-                                T(t_rewritten),
-                                T(t_refused),
-                                T(t_cut_short),
-                                { 0 } };
+/* ---- large ones: hashed by a thread while they are written ----------------------------------- */
+
+enum { WIDE = 1 << 18, LONG = 36 }; /* 36 MiB: three strips */
+
+static q_status fill(void *self, int64_t r0, int64_t n, void *dst, q_err *err)
+{
+    (void)err;
+    memcpy(dst, (const float *)self + r0 * WIDE, (size_t)n * WIDE * sizeof(float));
+    return Q_OK;
+}
+
+static q_status fill_some(void *self, int64_t r0, int64_t n, void *dst, q_err *err)
+{
+    return r0 > 20 ? q_fail(err, Q_EIO, "row %d cannot be read", (int)r0)
+                   : fill(self, r0, n, dst, err);
+}
+
+static void t_large(void)
+{
+    static const int64_t shape[] = { LONG, WIDE };
+    q_err err = { 0 };
+    char *path = path_of("large.h5"), hex[2][65] = { "", "" };
+    float *v = q_calloc((size_t)LONG * WIDE, sizeof *v);
+    fmt_h5w *w = NULL;
+    int whole = 0;
+
+    T_TRUE(v != NULL);
+    for (size_t i = 0; v && i < (size_t)LONG * WIDE; i++)
+        v[i] = (float)(i * 2654435761u % 1000003);
+    for (int rows = 0; rows < 2; rows++) {
+        T_OK(fmt_h5_create(&w, path, 1, &err), err);
+        T_OK(rows ? fmt_h5_put_rows(w, "/x", FMT_F32, 2, shape, fill, v, &err)
+                  : fmt_h5_put(w, "/x", FMT_F32, 2, shape, v, &err),
+             err);
+        T_OK(fmt_h5_put_root(w, hex[rows], &err), err);
+        T_OK(fmt_h5_commit(w, &err), err);
+        fmt_h5w_close(w);
+        T_OK(fmt_h5_verify(path, &whole, &err), err);
+        T_INT(whole, 1);
+    }
+    T_STR(hex[1], hex[0]);
+    T_INT(remove(path), 0);
+    T_OK(fmt_h5_create(&w, path, 1, &err), err);
+    T_ERR(fmt_h5_put_rows(w, "/x", FMT_F32, 2, shape, fill_some, v, &err), err, Q_EIO,
+          "cannot be read");
+    fmt_h5w_close(w);
+    T_INT(q_path_exists(path), 0);
+    q_free(v);
+    q_free(path);
+}
+
+static const t_case cases[] = { T(t_round_trip), T(t_same_bytes), T(t_every_flip), T(t_rewritten),
+                                T(t_refused),    T(t_cut_short),  T(t_large),      { 0 } };
 
 int main(int argc, char **argv)
 {
