@@ -63,6 +63,7 @@ static q_status pass(loop *l, uint32_t points, int last, q_err *err)
     cal_step *s = &l->step;
     const cal_stage was = cal_stage_begin(o->stages, CAL_T_FORWARD);
 
+    s->whole = last;
     for (size_t first = 0; first < o->data->n; first = s->last) {
         Q_TRY(check_stop(o, err));
         Q_TRY(cal_step_fill(s, first, err));

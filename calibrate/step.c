@@ -333,6 +333,17 @@ out:
     return st;
 }
 
+/* For work.last_tap. */
+static int last_tap(const cal_step *s)
+{
+    int n = 0;
+
+    for (size_t i = 0; i < sizeof taps / sizeof taps[0]; i++)
+        if (s->points & (CAL_BIT(taps[i].in) | CAL_BIT(taps[i].out)))
+            n = 1 + (int)taps[i].tap;
+    return s->whole || s->points & CAL_BIT(CAL_K) ? 0 : n;
+}
+
 q_status cal_step_run(cal_step *s, rt_model *one, int64_t layer, uint32_t points,
                       const cal_client *client, q_err *err)
 {
@@ -344,6 +355,7 @@ q_status cal_step_run(cal_step *s, rt_model *one, int64_t layer, uint32_t points
     s->client = client;
     s->work.tap = tap;
     s->work.tap_user = s;
+    s->work.last_tap = last_tap(s);
     Q_TRY(rt_layer_forward(one, &s->work, &s->dev, &s->pool.kv, 0, err));
     Q_TRY(show_keys(s, err));
     Q_TRY(s->be->ops->sync(s->be, err));

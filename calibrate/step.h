@@ -39,6 +39,7 @@ typedef struct cal_step {
     rt_model *one;
     int64_t layer;
     uint32_t points;
+    int whole; /* 1: work.x is wanted; 0: nothing behind the last point that is seen */
 } cal_step;
 
 /* max_tok 0: 2048; at least the longest sample.  Errors: Q_ENOMEM. */

@@ -14,6 +14,8 @@ typedef rt_attn_args rt_attention_args;
     do {                                                                                           \
         if (w->tap)                                                                                \
             Q_TRY(w->tap(w->tap_user, at, buf, b->n_tok, err));                                    \
+        if (w->last_tap == 1 + (int)(at))                                                          \
+            goto out;                                                                              \
     } while (0)
 
 static int64_t qkv_width(const fmt_model *d)

@@ -34,6 +34,7 @@ typedef struct rt_work {
     float *logits; /* [max_rows, vocab] */
     rt_tap_fn tap; /* NULL: nobody looks; set by the caller after rt_work_open */
     void *tap_user;
+    int last_tap; /* 1 + the last one that matters: what is behind it is not computed; 0: all is */
 } rt_work;
 
 size_t rt_work_bytes(const rt_model *m, int64_t max_tok, int64_t max_rows);
