@@ -242,9 +242,12 @@ void rt_seq_close(rt_seq *s)
         while (*p != s)
             p = &(*p)->next;
         *p = s->next;
-        for (int i = 0; i < s->e->n_flying; i++)
-            if (s->e->flying[i].s == s)
-                s->e->flying[i].s = NULL;
+        for (int i = 0; i < 2 * s->e->o.max_seqs; i++) { /* of this step, and of one that flies */
+            rt_slice *one = &s->e->slices[i % 2][i / 2];
+
+            if (one->s == s)
+                one->s = NULL;
+        }
         rt_seq_give_pages(s);
     }
     q_ids_free(&s->ids);

@@ -14,7 +14,9 @@
  * pages for its whole length (prompt + max_new) are free, in the order of rt_engine_add, so nothing
  * is ever evicted.  Dynamic NTK is fixed from the full prompt length when a sequence is added.
  * Everything is allocated by open and add; a step allocates nothing.
- * The callbacks run inside rt_engine_step on its thread.  Threads: one at a time per engine. */
+ * The callbacks run inside rt_engine_step on its thread; they may add sequences and close any of
+ * them, the one they are called for too, but neither step nor close the engine.
+ * Threads: one at a time per engine. */
 #ifndef RT_ENGINE_H
 #define RT_ENGINE_H
 

@@ -59,14 +59,14 @@ out:
     return st;
 }
 
-/* The logits a caller asked for: runs of rows of one sequence. */
+/* The logits a caller asked for: runs of rows of one sequence.  Whoever sees them may close it. */
 static q_status report_logits(rt_engine *e, const rt_slice *p, q_err *err)
 {
     q_status st = Q_OK;
     rt_backend *be = e->m->be;
     const int64_t end = p->row0 + p->n;
 
-    for (int64_t row = p->want0; row < end; row += e->o.max_rows) {
+    for (int64_t row = p->want0; p->s && row < end; row += e->o.max_rows) {
         const int64_t n = end - row < e->o.max_rows ? end - row : e->o.max_rows;
 
         for (int64_t i = 0; i < n; i++)
@@ -154,7 +154,7 @@ static q_status sample(rt_engine *e, q_err *err)
     int64_t n = 0;
 
     for (int i = 0; i < e->n_slice; i++) {
-        if (e->slice[i].sample)
+        if (e->slice[i].s && e->slice[i].sample)
             group[n++] = &e->slice[i];
         if (n > 0 && (n == most || i == e->n_slice - 1)) {
             Q_TRY(pick(e, group, n, err));
@@ -235,7 +235,8 @@ static q_status whole_step(rt_engine *e, q_err *err)
         if (e->slice[i].want0 < e->slice[i].row0 + e->slice[i].n)
             Q_TRY(report_logits(e, &e->slice[i], err));
     for (int i = 0; i < e->n_slice; i++)
-        e->slice[i].s->n_done += (size_t)e->slice[i].n;
+        if (e->slice[i].s)
+            e->slice[i].s->n_done += (size_t)e->slice[i].n;
     Q_TRY(sample(e, err));
     /* a chunk of prompts samples nothing: the next one must not be written where a copy of this
      * one still reads */
@@ -243,7 +244,7 @@ static q_status whole_step(rt_engine *e, q_err *err)
     for (int i = 0; i < e->n_slice; i++) {
         rt_seq *s = e->slice[i].s;
 
-        if (!s->done && s->n_done == s->ids.n) /* nothing was sampled: the prompt was all */
+        if (s && !s->done && s->n_done == s->ids.n) /* nothing was sampled: the prompt was all */
             finish(s, RT_LENGTH);
     }
 out:

@@ -284,7 +284,106 @@ static void t_flying_to_logits(void)
     rt_session_close(s);
 }
 
-static const t_case cases[] = { T(t_flying), T(t_flying_to_logits), { 0 } };
+/* Closes other sequences, and in the end its own, from inside a step. */
+typedef struct closer {
+    rt_seq *seq[N_TEXT];
+    int n;
+} closer;
+
+static void close_one(closer *c, int i)
+{
+    rt_seq_close(c->seq[i]);
+    c->seq[i] = NULL;
+}
+
+static q_status close_some(void *user, rt_seq *s, int32_t id, q_err *err)
+{
+    closer *c = user;
+
+    (void)s, (void)id, (void)err;
+    c->n++;
+    if (c->n == 2)
+        close_one(c, 1); /* in the same step, its token not yet taken */
+    if (c->n == 4)
+        close_one(c, 3); /* waits */
+    if (c->n == 6)
+        close_one(c, 0);
+    return Q_OK;
+}
+
+static q_status close_at_once(void *user, rt_seq *s, int64_t pos, int64_t n, const float *logits,
+                              q_err *err)
+{
+    (void)s, (void)pos, (void)n, (void)logits, (void)err;
+    close_one(user, 4);
+    return Q_OK;
+}
+
+/* Two in flight of five; sequences are closed by callbacks: while they run, while they wait, with
+ * more rows of logits to come.  The one that is left has the reply it would have alone. */
+static void run_closing(reply *out, int is_late, int alone)
+{
+    q_err err = { 0 };
+    rt_session *s = open_with("f32", NULL, 0);
+    rt_backend_ops ops;
+    closer c = { .n = 0 };
+    rt_engine *e;
+    const int32_t *ids;
+
+    if (is_late)
+        make_late(s, &ops);
+    T_OK(
+        rt_engine_open(
+            &e, s->model,
+            &(rt_engine_opts){
+                .max_tok = 64, .max_rows = 2, .max_seqs = 2, .kv_tokens = 256, .kv_format = "f32" },
+            &err),
+        err);
+    for (int i = alone ? 2 : 0; i < (alone ? 3 : N_TEXT); i++) {
+        q_ids text = { 0 };
+
+        encode(s, i, &text);
+        T_OK(rt_engine_add(e, &c.seq[i],
+                           &(rt_seq_opts){ .ids = text.v,
+                                           .n_ids = text.n,
+                                           .max_new = N_NEW,
+                                           .sampling = { 0, 1, 1, 0, 0 },
+                                           .on_token = i == 0 ? close_some : NULL,
+                                           .on_logits = i == 4 ? close_at_once : NULL,
+                                           .user = &c },
+                           &err),
+             err);
+        q_ids_free(&text);
+    }
+    T_OK(rt_engine_run(e, &err), err);
+    for (int i = 0; i < N_TEXT; i++)
+        T_TRUE((c.seq[i] != NULL) == (i == 2));
+    ids = rt_seq_ids(c.seq[2], &out->n);
+    out->n -= rt_seq_prompt_len(c.seq[2]);
+    memcpy(out->id, ids + rt_seq_prompt_len(c.seq[2]), sizeof out->id);
+    rt_seq_close(c.seq[2]);
+    rt_engine_close(e);
+    if (is_late)
+        s->be->ops = plain_ops;
+    rt_session_close(s);
+}
+
+static void t_closed_by_callbacks(void)
+{
+    reply want, got;
+
+    run_closing(&want, 0, 1);
+    T_INT(want.n, N_NEW);
+    for (int is_late = 0; is_late < 2; is_late++) {
+        run_closing(&got, is_late, 0);
+        T_INT(got.n, N_NEW);
+        T_TRUE(memcmp(got.id, want.id, sizeof got.id) == 0);
+    }
+}
+
+static const t_case cases[] = {
+    T(t_flying), T(t_flying_to_logits), T(t_closed_by_callbacks), { 0 }
+};
 
 int main(int argc, char **argv)
 {
