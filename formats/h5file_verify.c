@@ -1,6 +1,7 @@
 /* Walking an HDF5 file, and finding what was changed in it: first the whole file against its last
- * line, then every dataset against its attribute sha256.  Contiguous data is hashed from the file
- * as it lies there, without a buffer of its size. */
+ * line, then every dataset against its attribute sha256.  What the first look finds, the second
+ * can often name.  Contiguous data is hashed from the file as it lies there, without a buffer of
+ * its size. */
 #include <string.h>
 
 #include "formats/apart.h"
@@ -224,12 +225,16 @@ q_status fmt_h5_verify(const char *path, int *whole, q_err *err)
     q_file *f = NULL;
     char *copy = q_strdup(path);
     q_buf none = { 0 };
+    q_err sealed = { 0 };
+    q_status seal;
 
     if (!copy)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     Q_TRY(q_file_open(&f, path, err));
-    Q_TRY(check_seal(f, whole, err));
+    seal = check_seal(f, whole, &sealed);
     Q_TRY(fmt_apart(&none, path, check_sets, copy, err));
+    if (seal != Q_OK)
+        Q_FAIL(err, seal, "%s", sealed.msg);
 out:
     q_buf_free(&none);
     q_free(copy);

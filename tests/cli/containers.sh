@@ -52,7 +52,12 @@ expect_stdout '"whole": true'
 cp "$tmp/m.h5" "$tmp/bad.h5"
 printf '\x01' | dd of="$tmp/bad.h5" bs=1 seek=60000 conv=notrunc status=none
 expect_exit 65 "$inspect" "$tmp/bad.h5" --verify
-expect_stderr 'bad.h5: was changed'
+expect_stderr "bad.h5: '/tensors/model.layers.1.self_attn.v_proj/qweight' was changed: its sha256"
+for to in h5 hf-gptq hf-ct; do # or the copy would have a right hash of a wrong code
+    expect_exit 65 "$convert" -i "$tmp/bad.h5" -o "$tmp/copy.h5" --to $to
+    expect_stderr "bad.h5: '/tensors/model.layers.1.self_attn.v_proj/qweight' was changed"
+done
+expect_equal "$(ls -A "$tmp" | grep copy)" ""
 head -c 50000 "$tmp/m.h5" >"$tmp/cut.h5"
 expect_exit 65 "$inspect" "$tmp/cut.h5"
 expect_stderr 'cut.h5: has 50000 bytes, its header says [0-9]+: the copy is incomplete, fetch it again'
@@ -66,7 +71,7 @@ expect_exit 65 "$inspect" "$tmp/bad.h5" --verify
 expect_stderr 'its last line says [0-9a-f]{35} \(exit'
 expect_exit 66 "$inspect" "$tmp/gptq" --verify
 expect_stderr 'no manifest.json in it: FT directories of qwen-convert have one'
-tap_ok "a changed byte is found, a cut archive does not open"
+tap_ok "a changed byte is found and not copied, a cut archive does not open"
 
 expect_exit 78 "$convert" -i "$tmp/m.h5" -o "$tmp/ft"
 expect_stderr 'quantized already .*FT directory holds float'
