@@ -5,7 +5,8 @@
  *
  * Jobs are taken in the order of their numbers.  After a failure no new job begins, the running
  * ones finish, and the failure with the lowest number is reported: the same one for any number of
- * threads.  When threads cannot be started the caller's thread does the work alone. */
+ * threads.  When threads cannot be started the caller's thread does the work alone.  A job runs no
+ * loop of OpenMP: in a new thread it would take all processors, whatever was set in another. */
 #ifndef CVT_POOL_H
 #define CVT_POOL_H
 

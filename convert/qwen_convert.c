@@ -201,7 +201,9 @@ int main(int argc, char **argv)
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 
 #if defined(_OPENMP)
-    if ((o.cvt.smooth || o.cvt.kv_scales) && o.cli.threads > 0) /* else no loop of OpenMP runs */
+    const int loops = o.cvt.smooth || o.cvt.kv_scales || o.cvt.to != CVT_TO_FT; /* of OpenMP */
+
+    if (loops && o.cli.threads > 0)
         omp_set_num_threads(o.cli.threads);
 #endif
     stop = q_cli_catch_signals();
