@@ -66,7 +66,8 @@ static error_t parse_run(int key, char *arg, struct argp_state *state)
 {
     cal_run_opts *o = state->input;
 
-    o->given |= key >= KEY_DATA && key <= KEY_NO_RESUME;
+    if (key >= KEY_DATA && key <= KEY_NO_RESUME)
+        o->given |= key == KEY_DEVICE ? CAL_GIVEN_DEVICE : CAL_GIVEN_OTHER;
     switch (key) {
     case KEY_DATA:
         o->data.path = arg;
@@ -129,6 +130,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (c->stats && c->run.data.path)
             argp_error(state, "give one of --calib-data and --stats");
+        if (c->stats && c->run.given & CAL_GIVEN_OTHER)
+            argp_error(state, "--stats takes what was found before: --calib-..., --chat-format, "
+                              "--max-..., --resume and --no-resume go with --calib-data");
         if (c->stats && c->save)
             argp_error(state, "--save-stats keeps what --calib-data gives: it does not go with "
                               "--stats");

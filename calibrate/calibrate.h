@@ -14,6 +14,8 @@
 #include "calibrate/obs_range.h"
 #include "calibrate/stats_file.h"
 
+enum { CAL_GIVEN_DEVICE = 1, CAL_GIVEN_OTHER = 2 };
+
 typedef struct cal_run_opts {
     cal_data_opts data;
     const char *chat_format; /* NULL: what the files of the model say */
@@ -23,7 +25,7 @@ typedef struct cal_run_opts {
     int64_t max_tok;
     const char *job_dir; /* NULL: not resumable */
     int no_resume;
-    int given;          /* any of its options was (cal_cli.h); looked at by programs only */
+    unsigned given;     /* CAL_GIVEN_*: of its options (cal_cli.h); looked at by programs only */
     int search;         /* ranges: choose exponents of SmoothQuant for each linear */
     const char *recipe; /* a job with another one is refused; may be NULL */
     const char *tool;

@@ -97,6 +97,11 @@ expect_stderr 'max-ram allows 1048576'
 rm -rf "$tmp/u.job"
 expect_exit 65 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5 --stats "$data"
 expect_stderr 'not an HDF5 file'
+for other in '--calib-samples 3' '--calib-prompt raw' '--max-ram 1GiB' --no-resume; do
+    # shellcheck disable=SC2086
+    expect_exit 64 "$kv" -m "$model" -o "$tmp/st" --stats "$tmp/stats.h5" $other
+    expect_stderr 'stats takes what was found before'
+done
 mkdir "$tmp/st.job"
 expect_exit 0 "$kv" -m "$model" -o "$tmp/st" --stats "$tmp/stats.h5" --no-report
 expect test -d "$tmp/st.job" # of another run
