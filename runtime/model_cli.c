@@ -31,7 +31,8 @@ void rt_session_opts_init(rt_session_opts *o)
 }
 
 static const struct argp_option model_options[] = {
-    { "model", 'm', "DIR", 0, "Hugging Face directory, or FT directory of qwen-convert", 0 },
+    { "model", 'm', "MODEL", 0,
+      "Hugging Face directory, FT directory of qwen-convert, or archive (.h5)", 0 },
     { "weight-only", KEY_WEIGHT_ONLY, "TYPE", 0,
       "Round the linears to nearest while loading: int8 or int4, per output channel", 0 },
     { "head", KEY_HEAD, "TYPE", 0,
@@ -107,7 +108,7 @@ static error_t parse_model(int key, char *arg, struct argp_state *state)
         if ((o->per_token || o->per_channel) && !o->smooth_quant)
             argp_error(state, "--per-token and --per-channel go with --use-smooth-quant");
         if (!o->path)
-            argp_error(state, "no model given: use -m DIR");
+            argp_error(state, "no model given: use -m MODEL");
         o->device_unasked = !o->backend;
         if (!o->backend)
             o->backend = "auto";
@@ -123,7 +124,7 @@ static const struct argp_option sampling_options[] = {
     { "greedy", KEY_GREEDY, 0, 0, "Always the most likely token", 0 },
     { "temperature", KEY_TEMPERATURE, "T", 0, "Divide the logits by T; 0 is greedy", 0 },
     { "top-k", KEY_TOP_K, "K", 0, "Sample among the K most likely tokens; 0: all", 0 },
-    { "top-p", KEY_TOP_P, "P", 0, "Sample among the most likely tokens that make up P", 0 },
+    { "top-p", KEY_TOP_P, "P", 0, "Sample among the likeliest tokens that make up P", 0 },
     { "repetition-penalty", KEY_PENALTY, "R", 0, "Weaken tokens that occurred; 1: off", 0 },
     { 0, 0, 0, 0, "Defaults come from generation_config.json of the model.", 0 },
     { 0 },

@@ -30,19 +30,17 @@ static const char doc[] =
     "  qwen-benchmark -m out/1-gpu --weight-only int4 --input-len 1024 --csv\n"
     "  qwen-benchmark -m datasets/qwen-tiny --dataset datasets/samples.jsonl\n"
     "  qwen-benchmark -m out/1-gpu --batch 1.. --input-len 1024 --output-len 1024\n\n"
-    "Every run generates exactly the tokens asked for, greedily, and ignores stop\n"
-    "tokens.  A warm-up (with --dataset one prompt) goes before the timed runs.\n"
-    "Prefill and decode rates are those of steps that do nothing else, decode with\n"
-    "the full batch.  The read bandwidth of all threads is measured first; a model\n"
-    "that fits into the caches can pass it.  With --dataset the time includes the\n"
-    "tokenizer.  A batch that does not fit into memory says so in its row.  On a GPU\n"
-    "the bandwidth is that of a large copy, bytes read and written.  TFLOP/s count\n"
-    "the linears alone, 2 N K each; memory is what the device has in use, or the\n"
-    "peak of this process.  A trace is a CSV file with the columns ContextTokens\n"
-    "and GeneratedTokens.\n"
-    "--json: model, scheme, head, threads, bandwidth_gb_s, ... and results, a list.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 69 no such device,\n"
-    "71 memory (no batch fits), 74 read failed, 78 not supported.";
+    "Every run generates exactly the tokens asked for, greedily, and ignores stop tokens. A "
+    "warm-up (with --dataset one prompt) goes before the timed runs. Prefill and decode rates are "
+    "those of steps that do nothing else, decode with the full batch. The read bandwidth of all "
+    "threads is measured first; a model that fits into the caches can pass it. With --dataset the "
+    "time includes the tokenizer. A batch that does not fit into memory says so in its row. On a "
+    "GPU the bandwidth is that of a large copy, bytes read and written. TFLOP/s count the linears "
+    "alone, 2 N K each; memory is what the device has in use, or the peak of this process. A trace "
+    "is a CSV file with the columns ContextTokens and GeneratedTokens. --json: model, scheme, "
+    "head, threads, bandwidth_gb_s, ... and results, a list.\n\n"
+    "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory (no "
+    "batch fits); 74 read failed; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

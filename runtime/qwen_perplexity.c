@@ -56,13 +56,15 @@ static const char doc[] =
     "Print the perplexity of a text under a model.\v"
     "Examples:\n"
     "  qwen-perplexity -m out/1-gpu --text wiki.test.raw --rows --window 2048\n"
-    "  qwen-perplexity -m M --weight-only int4 --base M --data datasets/samples.jsonl --json\n"
-    "  qwen-perplexity -m q7.h5 --base M --text t.txt --report r.html --compare gptq.json\n\n"
-    "Convention of the GPTQ paper: the text is tokenized once without special tokens and cut into\n"
-    "windows that do not overlap; exp(mean NLL) over the N - 1 predictions of each full window.\n"
-    "--json: ppl, tokens, scored, window, kld_mean, kld_median, kld_p99, kld_max, top1 and more.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed,\n"
-    "78 not supported.";
+    "  qwen-perplexity -m M --weight-only int4 --base M --data samples.jsonl --json\n"
+    "  qwen-perplexity -m q7.h5 --base M --text t.txt --report r.html \\\n"
+    "                  --compare gptq.json\n\n"
+    "Convention of the GPTQ paper: the text is tokenized once without special tokens and cut into "
+    "windows that do not overlap; exp(mean NLL) over the N - 1 predictions of each full window. "
+    "--json: ppl, tokens, scored, window, kld_mean, kld_median, kld_p99, kld_max, top1 and "
+    "more.\n\n"
+    "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
+    "the report exists; 74 read or write failed; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

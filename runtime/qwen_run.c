@@ -56,12 +56,13 @@ static const char doc[] =
     "Run a Qwen checkpoint on a prompt.\v"
     "Examples:\n"
     "  qwen-run -m datasets/qwen-tiny --chat \"$(cat abstract.txt)\" --greedy\n"
-    "  qwen-run -m out/1-gpu --input-text 'Once upon a time' --max-new-tokens 50 --seed 7\n"
-    "  qwen-run -m out/1-gpu --weight-only int4 --input-tokens prompts.csv --json\n\n"
-    "The text goes to standard output as it is made; with --json one object per request:\n"
-    "prompt_tokens, ids, text, finish (stop or length), prefill and decode tokens/s.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 73 output exists,\n"
-    "74 read or write failed, 78 not supported.";
+    "  qwen-run -m out/1-gpu --input-text 'Once upon a time' --seed 7\n"
+    "  qwen-run -m out/1-gpu --weight-only int4 --input-tokens prompts.csv --json\n"
+    "  qwen-run -m int4.h5 --kv-cache int8 --chat 'Hello'\n\n"
+    "The text goes to standard output as it is made; with --json one object per request: "
+    "prompt_tokens, ids, text, finish (stop or length), prefill and decode tokens/s.\n\n"
+    "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
+    "output exists; 74 read or write failed; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

@@ -47,13 +47,13 @@ static const char doc[] =
     "Summarize the articles of a dataset and print ROUGE against their highlights.\v"
     "Examples:\n"
     "  qwen-summarize -m datasets/qwen-tiny --data datasets/samples.jsonl --greedy\n"
-    "  qwen-summarize -m out/1-gpu --weight-only int8 --data cnn.jsonl --max-samples 20 --json\n\n"
+    "  qwen-summarize -m out/1-gpu --weight-only int8 --data cnn.jsonl --json\n\n"
     "ROUGE is that of the rouge_score package: F measure x 100, plain mean, and the median and 95 "
-    "%\n"
-    "interval of 1000 bootstrap samples drawn with --seed.  --json: rouge1, rouge2, rougeL,\n"
-    "rougeLsum (means), samples, seconds and the intervals.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 73 output exists,\n"
-    "74 read or write failed, 78 not supported.";
+    "% "
+    "interval of 1000 bootstrap samples drawn with --seed. --json: rouge1, rouge2, rougeL, "
+    "rougeLsum (means), samples, seconds and the intervals.\n\n"
+    "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
+    "output exists; 74 read or write failed; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

@@ -34,7 +34,7 @@ usage() { # MESSAGE OPTION...
     expect_stderr "$message"
     expect_empty "$tmp/stdout"
 }
-usage 'no model given: use -m DIR'
+usage 'no model given: use -m MODEL'
 for list in 1,2,x '' , 1, ,1 0 -1 65537 1.5 '1 2' 99999999999999999999; do
     usage "'$list' is not a list such as 1,2,4" -m "$model" --batch "$list"
 done

@@ -13,6 +13,8 @@ for p in "$run" "$sum" "$ppl"; do
     for word in --model --weight-only --json --threads 'Examples:' 'Exit codes: 0 done'; do
         expect_stdout "$word"
     done
+    expect test "$(grep -cE '^ +$' "$tmp/stdout")" = 0
+    expect test "$(awk 'length > 79' "$tmp/stdout" | wc -l)" = 0
     expect_exit 0 "$p" --version
     expect_stdout '^qwenkit [0-9]'
     expect_exit 0 "$p" --usage
@@ -20,7 +22,7 @@ for p in "$run" "$sum" "$ppl"; do
     expect_exit 64 "$p" --nonsense
     expect_empty "$tmp/stdout"
     expect_exit 64 "$p"
-    expect_stderr "no model given: use -m DIR|give one of|no dataset given"
+    expect_stderr "no model given: use -m MODEL|give one of|no dataset given"
     expect_exit 64 "$p" -m "$model" stray
     expect_stderr "unexpected argument 'stray'"
     expect_exit 64 "$p" -m "$model" --weight-only int3
