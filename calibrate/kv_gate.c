@@ -48,6 +48,19 @@ out:
     return st;
 }
 
+q_status cal_kv_json(fmt_json *v, const cal_kv_report *r, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(fmt_json_put_real(v, "ppl", r->ppl, err));
+    Q_TRY(fmt_json_put_real(v, "ppl_float", r->ppl_float, err));
+    Q_TRY(fmt_json_put_real(v, "ppl_delta", r->ppl_delta, err));
+    Q_TRY(fmt_json_put_real(v, "kld_mean", r->kld_mean, err));
+    Q_TRY(fmt_json_put_real(v, "top1", r->top1, err));
+out:
+    return st;
+}
+
 q_status cal_kv_check(const cal_kv_report *r, const cal_gate *gate, q_err *err)
 {
     static const char *const names[] = { "ppl",       "ppl_float", "ppl_delta",

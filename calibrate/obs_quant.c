@@ -303,6 +303,7 @@ static q_status begin(void *self, rt_backend *be, q_err *err)
     if (be->ops->math)
         Q_TRY(be->ops->math(be, &q->d, err));
     Q_TRY(cal_gram_open(&q->gram, q->m, q->d, err));
+    Q_TRY(cal_kv_open(&q->ranges, q->m, q->d, err));
     q->since = q->times.at = q_now();
 out:
     return st;
@@ -316,6 +317,7 @@ static void end(void *self)
         return;
     free_layer(q);
     cal_gram_close(&q->gram);
+    cal_kv_close(&q->ranges);
     q->d.ops->close(&q->d);
 }
 
@@ -323,7 +325,8 @@ static q_status observe(void *self, const cal_view *v, q_err *err)
 {
     cal_quant *q = self;
 
-    return cal_gram_see(&q->gram, v, err);
+    return CAL_BIT(v->point) & CAL_KV_POINTS ? cal_kv_see(&q->ranges, v, err)
+                                             : cal_gram_see(&q->gram, v, err);
 }
 
 static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
@@ -352,12 +355,16 @@ out:
 
 static q_status done(void *self, int64_t layer, void **result, q_err *err)
 {
+    q_status st = Q_OK;
     cal_quant *q = self;
     struct rusage used = { 0 };
+    float *kv = q->kv + layer * 2 * q->m->n_kv;
     cal_quant_layer *out = q_malloc(sizeof *out);
 
     if (!out)
-        return q_fail(err, Q_ENOMEM, "no memory for a layer");
+        Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
+    Q_TRY(cal_kv_take(&q->ranges, layer, kv, err));
+    Q_TRY(copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
     getrusage(RUSAGE_SELF, &used);
     q->out.cost =
         (cal_quant_cost){ .seconds = q_now() - q->since, .memory = (double)used.ru_maxrss * 1024 };
@@ -374,7 +381,10 @@ static q_status done(void *self, int64_t layer, void **result, q_err *err)
     *out = q->out;
     memset(&q->out, 0, sizeof q->out);
     *result = out;
-    return Q_OK;
+    out = NULL;
+out:
+    q_free(out);
+    return st;
 }
 
 static q_status store(void *self, int64_t layer, const void *result, const char *path, q_err *err)
@@ -394,10 +404,14 @@ static void drop(void *result)
 
 static q_status load(void *self, int64_t layer, const char *path, q_err *err)
 {
+    q_status st = Q_OK;
     cal_quant *q = self;
 
     q->since = q_now();
-    return cal_quant_read_stats(q->stat + layer * FMT_ROLES, &q->cost[layer], path, q->m, err);
+    Q_TRY(cal_quant_read_stats(q->stat + layer * FMT_ROLES, &q->cost[layer], path, q->m, err));
+    Q_TRY(cal_quant_read_kv(q->kv + layer * 2 * q->m->n_kv, path, q->m, err));
+out:
+    return st;
 }
 
 uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
@@ -434,7 +448,8 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
     q->src = src;
     q->m = fmt_src_model(src);
     q->o = *o;
-    q->client = (cal_client){ .early = { CAL_INPUTS },
+    q->client = (cal_client){ .points = CAL_KV_POINTS,
+                              .early = { CAL_INPUTS },
                               .self = q,
                               .begin = begin,
                               .end = end,
@@ -449,7 +464,8 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
     Q_TRY(cal_quant_takes(src, err));
     q->client.bytes = cal_quant_bytes(q->m, &q->client.device_bytes);
     if (!(q->stat = q_calloc((size_t)q->m->layers * FMT_ROLES, sizeof *q->stat)) ||
-        !(q->cost = q_calloc((size_t)q->m->layers, sizeof *q->cost)))
+        !(q->cost = q_calloc((size_t)q->m->layers, sizeof *q->cost)) ||
+        !(q->kv = q_calloc((size_t)(q->m->layers * q->m->n_kv), 2 * sizeof *q->kv)))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)q->m->layers);
 out:
     if (st != Q_OK)
@@ -462,5 +478,6 @@ void cal_quant_close(cal_quant *q)
     cal_quant_layer_free(&q->out);
     q_free(q->stat);
     q_free(q->cost);
+    q_free(q->kv);
     memset(q, 0, sizeof *q);
 }

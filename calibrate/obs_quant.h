@@ -9,13 +9,15 @@
  * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; the layer is replaced by what
  * the codes mean, so that the next one sees what it will see at run time; and the result becomes a
  * file of the job (quant_file.h).  With `sequential` the four linears of a layer are quantized in
- * four passes, each seeing the ones before it quantized.
- * Memory: the f32 weights of one layer twice, and its second moments.  Threads: one. */
+ * four passes, each seeing the ones before it quantized.  The last pass sees keys and values as
+ * they will be cached: their ranges make the result ready for an int8 cache. Memory: the f32
+ * weights of one layer twice, and its second moments.  Threads: one. */
 #ifndef CAL_OBS_QUANT_H
 #define CAL_OBS_QUANT_H
 
 #include "calibrate/factor_file.h"
 #include "calibrate/obs_gram.h"
+#include "calibrate/obs_kv.h"
 #include "calibrate/quant_file.h"
 #include "calibrate/layer_f32.h"
 
@@ -47,10 +49,12 @@ typedef struct cal_quant {
     cal_quant_opts o;
     qnt_dev d;            /* while the loop runs */
     cal_gram gram;        /* likewise */
+    cal_kv_max ranges;    /* likewise */
     qnt_layer layer;      /* of the source, folded; in f32; linears in memory of the device */
     cal_quant_layer out;  /* of the current layer */
     cal_quant_stat *stat; /* [layers, FMT_ROLES] */
     cal_quant_cost *cost; /* [layers] */
+    float *kv;            /* [layers, 2, n_kv] largest keys and values of every head */
     double since;         /* q_now at the begin of the layer */
     cal_quant_times times;
 } cal_quant;

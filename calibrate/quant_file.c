@@ -36,6 +36,7 @@ void cal_quant_layer_free(cal_quant_layer *l)
         q_free(l->norm[r]);
         q_free(l->factors[r]);
     }
+    q_free(l->kv);
     memset(l, 0, sizeof *l);
 }
 
@@ -118,6 +119,7 @@ out:
 q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_model *m, q_err *err)
 {
     q_status st = Q_OK;
+    const int64_t heads[] = { 2, m->n_kv };
     fmt_h5w *w = NULL;
 
     Q_TRY(fmt_h5_create(&w, path, 1, err));
@@ -133,6 +135,7 @@ q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_m
         Q_TRY(put_vector(w, role, "bias", l->bias[i], n, err));
         Q_TRY(put_vector(w, role, "weight", l->norm[i], n, err));
     }
+    Q_TRY(fmt_h5_put(w, "/kv", FMT_F32, 2, heads, l->kv, err));
     Q_TRY(fmt_h5_attr_real(w, "/", "seconds", l->cost.seconds, err));
     Q_TRY(fmt_h5_attr_real(w, "/", "memory", l->cost.memory, err));
     Q_TRY(fmt_h5_commit(w, err));
@@ -193,6 +196,19 @@ q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_quant_cost *co
             Q_TRY(get_stat(&stat[r], h, (fmt_role)r, m, err));
     Q_TRY(fmt_h5_get_real(h, "/", "seconds", &cost->seconds, err));
     Q_TRY(fmt_h5_get_real(h, "/", "memory", &cost->memory, err));
+out:
+    fmt_h5_close(h);
+    return st;
+}
+
+q_status cal_quant_read_kv(float *kv, const char *path, const fmt_model *m, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t heads[] = { 2, m->n_kv };
+    fmt_h5 *h = NULL;
+
+    Q_TRY(fmt_h5_open(&h, path, err));
+    Q_TRY(fmt_h5_read(h, "/kv", FMT_F32, 2, heads, kv, err));
 out:
     fmt_h5_close(h);
     return st;

@@ -10,6 +10,7 @@
  *     /attn_qkv/bias  [N] f32 and /attn_norm/weight [hid] f32, where factors were folded into them
  *     /attn_qkv/input [P] f32, and with factors: factors [K] f32, input_raw [P] f32, and when they
  *                     were searched for, curve [2, steps] f32
+ *     /kv [2, n_kv] f32: largest keys and values of each head
  *     attributes of "/": seconds, memory
  *
  * The bytes depend on the values, and on what the layer cost.  Threads: one. */
@@ -46,6 +47,7 @@ typedef struct cal_quant_layer {
     float *bias[FMT_ROLES];    /* [N] when it was changed, else NULL */
     float *norm[FMT_ROLES];    /* [hid] of the two norms when they were changed, else NULL */
     float *factors[FMT_ROLES]; /* [K] what the inputs were divided by, else NULL */
+    float *kv;                 /* [2, n_kv] largest keys and values */
     cal_quant_stat stat[FMT_ROLES];
     cal_quant_cost cost;
 } cal_quant_layer;
@@ -57,6 +59,7 @@ q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_m
 /* Checks the whole file.  Errors: Q_EFORMAT. */
 q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_quant_cost *cost,
                               const char *path, const fmt_model *m, q_err *err);
+q_status cal_quant_read_kv(float *kv, const char *path, const fmt_model *m, q_err *err);
 q_status cal_quant_read_weight(qnt_tensor *t, const char *path, fmt_role role, const fmt_model *m,
                                q_err *err);
 /* A bias (of a linear) or the weight of a norm; *out NULL when it is that of the source. */

@@ -8,6 +8,7 @@
 #include "formats/base/q_file.h"
 #include "quant/awq.h"
 #include "quant/linalg.h"
+#include "quant/ranges.h"
 
 static q_status check_paths(const cal_quant_cli *o, q_err *err)
 {
@@ -55,6 +56,20 @@ static void sum_up(cal_quant_job *j)
     }
     j->error /= (double)linears;
     j->nearest /= (double)linears;
+}
+
+static q_status set_scales(cal_quant_job *j, q_err *err)
+{
+    const fmt_model *m = fmt_src_model(j->src);
+    const size_t n = (size_t)(m->layers * m->n_kv);
+
+    j->k_scale = q_calloc(n, sizeof *j->k_scale);
+    j->v_scale = q_calloc(n, sizeof *j->v_scale);
+    if (!j->k_scale || !j->v_scale)
+        return q_fail(err, Q_ENOMEM, "no memory for the scales of %lld layers",
+                      (long long)m->layers);
+    qnt_kv_steps(j->k_scale, j->v_scale, j->quant.kv, m);
+    return Q_OK;
 }
 
 static void set_run(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli,
@@ -119,6 +134,7 @@ q_status cal_quant_job_run(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli,
     Q_TRY(cal_quant_open(&j->quant, j->src, &o->quant, err));
     Q_TRY(cal_run_loop(&j->run, &j->quant.client, err));
     sum_up(j);
+    Q_TRY(set_scales(j, err));
 out:
     return st;
 }
@@ -137,6 +153,8 @@ void cal_quant_job_close(cal_quant_job *j)
     fmt_src_close(j->src);
     q_free(j->dir);
     q_free(j->recipe);
+    q_free(j->k_scale);
+    q_free(j->v_scale);
     memset(j, 0, sizeof *j);
 }
 
@@ -210,6 +228,14 @@ q_status cal_quant_job_factors(void *self, fmt_role role, int64_t layer, float *
 out:
     q_free(path);
     return st;
+}
+
+qnt_loss cal_quant_job_loss(void *self, fmt_role role, int64_t layer)
+{
+    const cal_quant_job *j = self;
+    const cal_quant_stat *s = &j->quant.stat[layer * FMT_ROLES + role];
+
+    return (qnt_loss){ .error = s->error, .damp = s->damp };
 }
 
 static q_status put_linear(fmt_json *list, int64_t layer, fmt_role role, const cal_quant_stat *s,

@@ -19,9 +19,10 @@ typedef struct cal_quant_job {
     cal_run run;
     cal_quant quant;
     char *dir, *recipe;
-    cal_factors given;     /* of --pre-scale=FILE */
-    double error, nearest; /* mean over all linears; 0 with rtn */
-    cal_stages stages;     /* from cal_quant_job_open on */
+    cal_factors given;        /* of --pre-scale=FILE */
+    float *k_scale, *v_scale; /* [layers, n_kv] steps of an int8 cache; NULL with rtn */
+    double error, nearest;    /* mean over all linears; 0 with rtn */
+    cal_stages stages;        /* from cal_quant_job_open on */
 } cal_quant_job;
 
 /* Checks input and output, opens the model.  Errors: Q_ECREATE (the output exists), Q_EARG
@@ -42,6 +43,7 @@ q_status cal_quant_job_weight(void *self, fmt_role role, int64_t layer, qnt_tens
                               q_err *err);
 q_status cal_quant_job_vector(void *self, fmt_ref ref, float **out, q_err *err);
 q_status cal_quant_job_factors(void *self, fmt_role role, int64_t layer, float **out, q_err *err);
+qnt_loss cal_quant_job_loss(void *self, fmt_role role, int64_t layer);
 
 /* Settings, calibration data and errors of every linear, for the archive. */
 q_status cal_quant_job_json(fmt_json *v, const cal_quant_job *j, q_err *err);

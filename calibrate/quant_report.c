@@ -401,6 +401,7 @@ q_status cal_quant_report_write(const cal_quant_report *o, q_err *err)
                                                  .fill = fill_input,
                                                  .self = o },
                               err));
+        Q_TRY(cal_report_cache(r, fmt_src_model(o->src), o->result->kv, err));
     }
     Q_TRY(put_cost(r, o, err));
     Q_TRY(cal_report_save(r, o->output, err));

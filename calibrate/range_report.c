@@ -38,7 +38,7 @@ static q_status put_run(fmt_report *r, const cal_range_report *o, q_err *err)
         r, "run",
         (fmt_fact[]){
             { "input", "Model", FMT_VAL_TEXT, o->input, 0 },
-            { "output", "Directory", FMT_VAL_TEXT, o->output, 0 },
+            { "output", "Output", FMT_VAL_TEXT, o->output, 0 },
             { "smooth", "Smoothed", FMT_VAL_TEXT, o->after ? "yes" : "no", 0 },
             { "alpha", "Alpha", o->after && !chosen ? FMT_VAL_REAL : FMT_VAL_TEXT,
               chosen ? "chosen for each linear" : NULL, o->alpha },
@@ -47,8 +47,8 @@ static q_status put_run(fmt_report *r, const cal_range_report *o, q_err *err)
             { "stats", "Statistics taken from", FMT_VAL_TEXT, o->stats, 0 },
             { "data", "Calibrated on", FMT_VAL_TEXT, o->stats ? NULL : o->data, 0 },
             { "bytes_before", "Model, before", FMT_VAL_BYTES, NULL, (double)fmt_src_bytes(o->src) },
-            { "bytes", "Directory, all files", FMT_VAL_BYTES, NULL, (double)o->bytes },
-            { "root_sha256", "SHA-256 of the directory", FMT_VAL_CODE, o->root_sha256, 0 },
+            { "bytes", "Output, all files", FMT_VAL_BYTES, NULL, (double)o->bytes },
+            { "root_sha256", "SHA-256 of the output", FMT_VAL_CODE, o->root_sha256, 0 },
             { "verify", "Check it", FMT_VAL_CODE, verify, 0 },
         },
         11, err));
@@ -188,53 +188,21 @@ out:
 
 /* ---- keys and values ------------------------------------------------------------------------- */
 
-/* out [n_kv]: largest magnitude of each head */
-static void head_max(float *out, const float *v, const fmt_model *m)
-{
-    for (int64_t h = 0; h < m->n_kv; h++)
-        out[h] = qnt_absmax(v + h * m->hd, m->hd);
-}
-
+/* As the cache will see them. */
 static q_status put_cache(fmt_report *r, const cal_range_report *o, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(o->src);
-    const qnt_ranges *ranges = o->after ? o->after : o->ranges; /* as the cache will see them */
-    const size_t layers = (size_t)m->layers, heads = (size_t)m->n_kv;
-    const size_t cols = heads < FMT_MAP_COLS ? heads : FMT_MAP_COLS;
-    float *k = q_calloc(layers * cols, 2 * sizeof *k), *all = q_calloc(heads, sizeof *all);
-    float *v = k ? k + layers * cols : NULL;
+    const qnt_ranges *ranges = o->after ? o->after : o->ranges;
+    float *kv = q_calloc((size_t)(m->layers * m->n_kv), 2 * sizeof *kv);
 
-    if (!k || !all)
+    if (!kv)
         Q_FAIL(err, Q_ENOMEM, "no memory for a report");
-    for (size_t l = 0; l < layers; l++) {
-        head_max(all, ranges[l].k, m);
-        fmt_report_buckets(k + l * cols, all, heads);
-        head_max(all, ranges[l].out[FMT_ATTN_QKV] + (m->n_head + m->n_kv) * m->hd, m);
-        fmt_report_buckets(v + l * cols, all, heads);
-    }
-    Q_TRY(fmt_report_section(r, "Keys and values", err));
-    Q_TRY(fmt_report_text(r,
-                          "Largest magnitude per layer and key/value head, keys behind the rotary "
-                          "embedding. The int8 step of a head is 1/127 of it.",
-                          err));
-    for (int i = 0; i < 2; i++)
-        Q_TRY(fmt_report_maps(r,
-                              &(fmt_maps){ .key = i ? "values" : "keys",
-                                           .title = i ? "values" : "keys",
-                                           .row_label = "layer",
-                                           .col_label = "head",
-                                           .rows = layers,
-                                           .cols = cols,
-                                           .n_channels = m->n_kv,
-                                           .log = 1,
-                                           .half = 1,
-                                           .map = &(fmt_map){ i ? "values" : "keys", i ? v : k },
-                                           .n = 1 },
-                              err));
+    for (int64_t l = 0; l < m->layers; l++)
+        qnt_ranges_heads(kv + 2 * l * m->n_kv, &ranges[l], m);
+    Q_TRY(cal_report_cache(r, m, kv, err));
 out:
-    q_free(k);
-    q_free(all);
+    q_free(kv);
     return st;
 }
 

@@ -21,7 +21,7 @@ typedef struct cal_range_report {
     int kv;                   /* 1: there are scales of keys and values */
     const char *stats;        /* file that the ranges come from; NULL: calibrated in this run */
     const char *data;         /* texts of the calibration, or NULL */
-    uint64_t bytes;           /* of the directory */
+    uint64_t bytes;           /* of the output */
     const char *root_sha256;
     const cal_kv_report *gate; /* what the int8 cache costs; NULL: not measured */
 } cal_range_report;

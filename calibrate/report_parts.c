@@ -1,6 +1,6 @@
-/* Parts of reports.  The maps of inputs stand in two kinds of report: of a run that quantizes and
- * of one that only looks at ranges; what they have in common is drawn here, where the numbers come
- * from is the report's business. */
+/* Parts of reports.  Maps of inputs, and of keys and values, stand in two kinds of report: of a run
+ * that quantizes and of one that only looks at ranges; what they have in common is drawn here,
+ * where the numbers come from is the report's business. */
 #include "calibrate/report_parts.h"
 
 #include <stdio.h>
@@ -117,5 +117,49 @@ q_status cal_report_inputs(fmt_report *r, const cal_input_maps *in, q_err *err)
             Q_TRY(put_input(r, in, (fmt_role)i, v, err));
 out:
     q_free(v);
+    return st;
+}
+
+/* ---- keys and values ------------------------------------------------------------------------- */
+
+static q_status put_heads(fmt_report *r, const fmt_model *m, const float *kv, int values,
+                          float *map, q_err *err)
+{
+    const size_t heads = (size_t)m->n_kv, cols = heads < FMT_MAP_COLS ? heads : FMT_MAP_COLS;
+    const char *name = values ? "values" : "keys";
+
+    for (size_t l = 0; l < (size_t)m->layers; l++)
+        fmt_report_buckets(map + l * cols, kv + (2 * l + (size_t)values) * heads, heads);
+    return fmt_report_maps(r,
+                           &(fmt_maps){ .key = name,
+                                        .title = name,
+                                        .row_label = "layer",
+                                        .col_label = "head",
+                                        .rows = (size_t)m->layers,
+                                        .cols = cols,
+                                        .n_channels = m->n_kv,
+                                        .log = 1,
+                                        .half = 1,
+                                        .map = &(fmt_map){ name, map },
+                                        .n = 1 },
+                           err);
+}
+
+q_status cal_report_cache(fmt_report *r, const fmt_model *m, const float *kv, q_err *err)
+{
+    q_status st = Q_OK;
+    float *map = q_calloc((size_t)(m->layers * m->n_kv), sizeof *map);
+
+    if (!map)
+        Q_FAIL(err, Q_ENOMEM, "no memory for a report");
+    Q_TRY(fmt_report_section(r, "Keys and values", err));
+    Q_TRY(fmt_report_text(r,
+                          "Largest magnitude per layer and key/value head, keys behind the rotary "
+                          "embedding. The int8 step of a head is 1/127 of it.",
+                          err));
+    Q_TRY(put_heads(r, m, kv, 0, map, err));
+    Q_TRY(put_heads(r, m, kv, 1, map, err));
+out:
+    q_free(map);
     return st;
 }

@@ -1,5 +1,5 @@
 /* What reports of several runs have in common: where they lie, names of roles, how to check the
- * output, and the inputs of the linears as maps of layers and channels.
+ * output, the inputs of the linears as maps of layers and channels, and ranges of keys and values.
  *
  *     Q_TRY(cal_report_inputs(r, &(cal_input_maps){ .m = m, .name = { "before", "after" }, .n = 2,
  *                                                   .fill = fill, .self = numbers }, err));
@@ -33,5 +33,8 @@ typedef struct cal_input_maps {
 } cal_input_maps;
 
 q_status cal_report_inputs(fmt_report *r, const cal_input_maps *in, q_err *err);
+
+/* kv [layers, 2, n_kv]: largest magnitudes of keys, then of values, of every head */
+q_status cal_report_cache(fmt_report *r, const fmt_model *m, const float *kv, q_err *err);
 
 #endif

@@ -234,6 +234,13 @@ static q_status put_attributes(job *j, const cvt_unit *u, q_err *err)
     Q_TRY(fmt_h5_attr_str(j->w, place, "quant_method", j->p.method, err));
     for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++)
         Q_TRY(fmt_h5_attr_int(j->w, place, ints[i].key, ints[i].v, err));
+    if (j->o->loss) {
+        const qnt_loss loss = j->o->loss(j->o->self, u->ref.role, u->ref.layer);
+
+        Q_TRY(fmt_h5_attr_real(j->w, place, "error_rel", loss.error, err));
+        if (loss.damp > 0)
+            Q_TRY(fmt_h5_attr_real(j->w, place, "damp", loss.damp, err));
+    }
     Q_TRY(fmt_h5_attr_str(j->w, place, "pack_axis", "K", err));
     Q_TRY(fmt_h5_attr_str(j->w, place, "pack_order", j->p.bits == 4 ? "0 1 2 3 4 5 6 7" : "0 1 2 3",
                           err));
@@ -412,13 +419,26 @@ out:
     return st;
 }
 
+q_status cvt_archive_check(const fmt_src *src, const char *path, int force, q_err *err)
+{
+    q_status st = Q_OK;
+
+    Q_TRY(fmt_src_output_apart(src, path, err));
+    if (q_path_is_dir(path))
+        Q_FAIL(err, Q_ECREATE, "%s: is a directory, wanted the name of an archive", path);
+    if (q_path_exists(path) && !force)
+        Q_FAIL(err, Q_ECREATE, "%s: exists; --force replaces it", path);
+out:
+    return st;
+}
+
 q_status cvt_archive_write(qnt_archive_result *r, const qnt_archive_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     qnt_archive_result unused;
     job j = { .o = o };
 
-    Q_TRY(fmt_src_output_apart(o->src, o->path, err));
+    Q_TRY(cvt_archive_check(o->src, o->path, o->force, err));
     Q_TRY(set_packing(&j, err));
     Q_TRY(cvt_digests_alloc(&j.digests, fmt_src_model(o->src), err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, measure, &j, err));

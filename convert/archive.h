@@ -18,6 +18,9 @@
 
 #include "quant/archive_opts.h"
 
+/* What can be known beforehand: whether path may be written.  cvt_archive_write asks again. Errors:
+ * Q_EARG (it is or lies in the input), Q_ECREATE (a directory; exists and !force). */
+q_status cvt_archive_check(const fmt_src *src, const char *path, int force, q_err *err);
 /* r may be NULL.  Errors: Q_ECREATE (exists), Q_EARG (the output is or lies in the input), Q_ESHAPE
  * (N or K is not a multiple of the codes in a word), Q_EUNSUPPORTED (nothing is quantized), Q_EIO
  * (disk full, with what is needed), Q_EFORMAT (read back differently), Q_ECANCEL, Q_ENOMEM, those

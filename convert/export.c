@@ -318,6 +318,12 @@ q_status cvt_export(cvt_export_result *r, const cvt_export_opts *o, q_err *err)
                fmt_src_dir(o->src));
     if (q_path_same(o->out, fmt_src_dir(o->src)))
         Q_FAIL(err, Q_EARG, "%s: the output is the input: choose another --output", o->out);
+    if (fmt_src_has(o->src, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_K_SCALE }))
+        q_log_warn(
+            o->log,
+            "%s: its scales of an int8 key/value cache stay behind: directories of this kind "
+            "have no place for them",
+            fmt_src_dir(o->src));
     j.p = *fmt_src_packing(o->src);
     Q_TRY(look_at_roles(&j, err));
     Q_TRY(cvt_check_space(o->out, fmt_src_bytes(o->src) + fmt_src_bytes(o->src) / 64, err));

@@ -10,7 +10,8 @@
  *   /meta/                  config.json generation_config.json quantization_config.json
  *                           manifest.json, exact bytes; tokenizer/ every other small file
  *   /tensors/<module>/      qweight i32 [K/8, N]  qzeros i32 [G, N/8]  scales f16 [G, N]
- *                           g_idx i32 [K]  bias, when there is one; attributes say how to read them
+ *                           g_idx i32 [K]  bias, when there is one; attributes say how to read
+ *                           them, and may tell what they lost: error_rel, damp
  *   /tensors/<name>         tensors that are not quantized: f16, f32, u16 with dtype="bfloat16"
  *   /kv/layers.<i>/         k_scale v_scale f32 [n_kv], optional
  *   /factors/layers.<i>/    attn_qkv attn_out ffn_gate_up ffn_down f32 [K], optional: what AWQ

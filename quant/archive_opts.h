@@ -23,6 +23,12 @@ typedef struct qnt_archive_result {
     double check_seconds;    /* from the last dataset to the end */
 } qnt_archive_result;
 
+/* What quantization did to a linear, for its attributes. */
+typedef struct qnt_loss {
+    double error; /* of its output in relation to it: |(W - W')X|^2 / |WX|^2 */
+    double damp;  /* of GPTQ, in parts of the mean of the diagonal; else 0 */
+} qnt_loss;
+
 typedef struct qnt_archive_opts {
     const fmt_src *src; /* what is quantized, or, with weight NULL, a quantized model */
     const char *path;
@@ -44,6 +50,8 @@ typedef struct qnt_archive_opts {
     /* What the inputs of a linear were divided by before it was rounded: *out [K] f32, freed by the
      * writer with q_free; NULL: by nothing.  May be NULL itself. */
     q_status (*factors)(void *self, fmt_role role, int64_t layer, float **out, q_err *err);
+    /* NULL: not known. */
+    qnt_loss (*loss)(void *self, fmt_role role, int64_t layer);
     void *self;
     /* Steps of an int8 key/value cache, [layers, n_kv], both or neither; NULL: those of the source,
      * if it has some. */

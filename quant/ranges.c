@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "formats/base/q_mem.h"
+#include "quant/rtn.h"
+#include "quant/w8a8.h"
 
 static int64_t k_size(const fmt_model *m)
 {
@@ -62,4 +64,23 @@ void qnt_ranges_join(qnt_ranges *into, const qnt_ranges *r, const fmt_model *m)
     join(into->k, r->k, k_size(m));
     into->searched = r->searched;
     memcpy(into->alpha, r->alpha, sizeof r->alpha);
+}
+
+void qnt_ranges_heads(float *kv, const qnt_ranges *r, const fmt_model *m)
+{
+    const float *v = r->out[FMT_ATTN_QKV] + (m->n_head + m->n_kv) * m->hd;
+
+    for (int64_t h = 0; h < m->n_kv; h++) {
+        kv[h] = qnt_absmax(r->k + h * m->hd, m->hd);
+        kv[m->n_kv + h] = qnt_absmax(v + h * m->hd, m->hd);
+    }
+}
+
+void qnt_kv_steps(float *k, float *v, const float *kv, const fmt_model *m)
+{
+    for (int64_t l = 0; l < m->layers; l++, kv += 2 * m->n_kv)
+        for (int64_t h = 0; h < m->n_kv; h++) {
+            k[l * m->n_kv + h] = qnt_w8a8_scale(kv[h]);
+            v[l * m->n_kv + h] = qnt_w8a8_scale(kv[m->n_kv + h]);
+        }
 }

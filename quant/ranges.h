@@ -26,5 +26,10 @@ q_status qnt_ranges_alloc(qnt_ranges *r, const fmt_model *m, q_err *err); /* all
 void qnt_ranges_free(qnt_ranges *r);
 /* into = the larger of both, element by element; alpha is that of r */
 void qnt_ranges_join(qnt_ranges *into, const qnt_ranges *r, const fmt_model *m);
+/* kv [2, n_kv]: the largest key, then the largest value of every head */
+void qnt_ranges_heads(float *kv, const qnt_ranges *r, const fmt_model *m);
+/* k, v [layers, n_kv]: what a step of an int8 cache is worth, of such maxima kv [layers, 2, n_kv]
+ */
+void qnt_kv_steps(float *k, float *v, const float *kv, const fmt_model *m);
 
 #endif

@@ -53,6 +53,49 @@ expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/a.h5"
 expect_exit 0 "$(bin qwen-run)" -m "$tmp/a.h5" --input-text 'The' --max-new-tokens 4
 tap_ok "two runs, any number of threads: the same bytes; the archive runs"
 
+# int4 weights and an int8 cache: archives have the steps, of the model as it was quantized; those of
+# others get them, measured on the model itself (other kernels: a little different)
+kv=$(bin qwen-calibrate-kv)
+scales() { h5dump -d "/kv/layers.$2/$3" "$1" | sed -nE 's/^ *\(0\): //p' | head -1 | tr -d ','; }
+near() { # FILE FILE: every step within 2 %
+    local l which
+    for l in 0 3 7; do for which in k_scale v_scale; do
+        expect awk "BEGIN{split(\"$(scales "$1" $l $which)\", a, \" \"); \
+            n = split(\"$(scales "$2" $l $which)\", b, \" \"); bad = n != 2;
+            for (i = 1; i <= n; i++) bad += !(a[i] / b[i] > 0.98 && a[i] / b[i] < 1.02); exit bad}"
+    done; done
+}
+expect_exit 0 "$awq" -i "$model" -o "$tmp/w.h5" "${cal[@]}"
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/r.h5" --rtn
+expect_exit 78 "$(bin qwen-run)" -m "$tmp/r.h5" --input-text The --kv-cache int8
+for m in a w r; do
+    expect_exit 0 "$kv" -m "$tmp/$m.h5" -o "$tmp/$m-kv.h5" --calib-prompt windows "${cal[@]}"
+    expect_stdout "$m-kv.h5: with scales of the key/value cache"
+    expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/$m-kv.h5"
+    expect_exit 0 "$ppl" -m "$tmp/$m-kv.h5" --data "$data" --max-samples 20 --json
+    float=$(num ppl)
+    expect_exit 0 "$ppl" -m "$tmp/$m-kv.h5" --data "$data" --max-samples 20 --json --kv-cache int8
+    within "$(num ppl)" "$float * 0.995" "$float * 1.005"
+done
+if command -v h5dump >/dev/null; then
+    near "$tmp/a.h5" "$tmp/a-kv.h5"
+    near "$tmp/w.h5" "$tmp/w-kv.h5"
+    expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/damp "$tmp/a.h5"
+    expect_stdout '0\.01'
+    expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/error_rel "$tmp/w.h5"
+fi
+expect_exit 64 "$kv" -m "$tmp/a.h5" -o "$tmp/n.h5" "${cal[@]}" -p 2
+expect_stderr 'is quantized by groups: --storage-type and --tensor-parallelism are of FT directories'
+expect_exit 64 "$kv" -m "$tmp/a.h5" -o "$tmp/a.h5" "${cal[@]}" --force
+expect_exit 73 "$kv" -m "$tmp/a.h5" -o "$tmp/w.h5" --calib-data "$tmp/none.jsonl"
+expect_exit 0 "$(bin qwen-convert)" -i "$tmp/a.h5" -o "$tmp/gptq" --to hf-gptq
+expect_stderr 'a.h5: its scales of an int8 key/value cache stay behind'
+expect_exit 0 "$kv" -m "$tmp/gptq" -o "$tmp/n.h5" "${cal[@]}" --dry-run --json
+expect_stdout '"samples": 3'
+expect test ! -e "$tmp/n.h5"
+rm -rf "$tmp/gptq" "$tmp"/*-kv* "$tmp/w.h5" "$tmp/r.h5"
+tap_ok "int4 weights with an int8 cache: archives have the steps, or get them"
+
 kills=0
 for i in $(seq 40); do # a run that ends before its time is checked and begun anew
     [ $kills -lt 8 ] || break

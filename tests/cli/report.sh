@@ -17,7 +17,10 @@ num() { sed -nE "s/.*\"$1\": *(-?[0-9.eE+-]+).*/\1/p" "$2" | head -1; }
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/m.h5" "${cal[@]}"
 expect_stdout '^report: .*/m\.report\.html$'
 page "$tmp/m.report.html"
-expect_in "$tmp/m.report.html" 'The linears with the largest errors'
+for part in 'The linears with the largest errors' 'Keys and values' 'Inputs that were always zero' \
+    'Most that was used' 'Time of a layer' 'Memory of the process'; do
+    expect_in "$tmp/m.report.html" "$part"
+done
 expect_in "$tmp/m.report.html" '<title>layer 7, gptq: [0-9.e-]+</title>'
 expect_in "$tmp/m.report.html" "qwen-convert --verify $tmp/m.h5"
 cp "$tmp/m.h5" "$tmp/first.h5"
