@@ -23,6 +23,8 @@ static const struct argp_option options[] = {
       "Columns that share a scale: 128 (default), 64, 32, or -1 for whole rows", 0 },
     { "sym", KEY_SYM, 0, 0, "Codes around zero, one scale for each group", 0 },
     { "asym", KEY_ASYM, 0, 0, "A scale and a zero for each group", 0 },
+    { "tensor-parallelism", 'p', "N", 0, "Refuse groups that N ranks could not share (default 1)",
+      0 },
     { "dry-run", KEY_DRY_RUN, 0, 0, "Print size, memory, disk and time, and do nothing", 0 },
     { "force", 'f', 0, 0, "Replace the output", 0 },
     { "no-report", KEY_NO_REPORT, 0, 0, "No FILE.report.html and .json beside the output", 0 },
@@ -35,6 +37,7 @@ void cal_quant_cli_init(cal_quant_cli *o)
     o->run.device = "auto";
     o->run.data.prompt = CAL_WINDOWS;
     o->quant = (cal_quant_opts){ .bits = 4, .group = 128 };
+    o->ranks = 1;
 }
 
 static int64_t parse_group(const struct argp_state *state, const char *text)
@@ -73,6 +76,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_ASYM:
         o->quant.sym = 0;
+        return 0;
+    case 'p':
+        o->ranks = (int)q_cli_int(state, "--tensor-parallelism", arg, 1, 64);
         return 0;
     case KEY_DRY_RUN:
         o->dry_run = 1;

@@ -19,6 +19,7 @@ typedef struct cal_quant_cli {
     const char *factors_of; /* archive whose factors are taken; NULL: searched for */
     cal_run_opts run;
     cal_quant_opts quant;
+    int ranks; /* that can share what is made */
     int rtn, force, dry_run, no_report;
 } cal_quant_cli;
 

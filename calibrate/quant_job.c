@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "calibrate/quant_fit.h"
 #include "formats/base/q_file.h"
 #include "quant/awq.h"
 #include "quant/linalg.h"
@@ -18,6 +19,17 @@ static q_status check_paths(const cal_quant_cli *o, q_err *err)
     if (q_path_exists(o->output) && !o->force)
         return q_fail(err, Q_ECREATE, "%s: exists; --force replaces it", o->output);
     return Q_OK;
+}
+
+/* The groups of some models are odd in number, which shows when it is too late. */
+static void tell_ranks(const cal_quant_job *j, const q_log *log)
+{
+    const fmt_model *m = fmt_src_model(j->src);
+    const int64_t group = j->o->quant.group, smaller = cal_quant_smaller_group(m, group, 2);
+
+    if (j->o->ranks == 1 && smaller && !cal_quant_shares(m, group, 2))
+        q_log_info(log, "groups of %lld cannot be shared by 2 ranks, groups of %lld can",
+                   (long long)group, (long long)smaller);
 }
 
 /* Everything that changes a code, as one text: a job with another is not continued. */
@@ -97,6 +109,8 @@ q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli
     Q_TRY(fmt_src_open(&j->src, o->input, err));
     Q_TRY(fmt_src_output_apart(j->src, o->output, err));
     Q_TRY(cal_quant_takes(j->src, err));
+    Q_TRY(cal_quant_fit(j->src, o->quant.bits, o->quant.group, o->ranks, err));
+    tell_ranks(j, &cli->log);
     if (o->factors_of) {
         Q_TRY(cal_factors_open(&j->given, o->factors_of, fmt_src_model(j->src), err));
         o->quant.given = &j->given;

@@ -64,6 +64,37 @@ real qwen3-14b qwen3 14768307200
 real qwen3-32b qwen3 32762123264
 real chatglm3-6b chatglm 6243584000
 
+# groups that ranks would have to cut in two are refused before anything is quantized
+gptq=$(bin qwen-gptq)
+fits() { # EXIT RANKS GROUP [MESSAGE]
+    expect_exit "$1" "$gptq" -i "$tmp/m" -o "$tmp/m.h5" --rtn --dry-run -p "$2" --group-size "$3"
+    [ $# -lt 4 ] || expect_stderr "$4"
+}
+split() { # PRESET
+    rm -rf "$tmp/m"
+    expect_exit 0 "$make" --preset "$1" --hollow -o "$tmp/m"
+}
+split qwen-7b
+fits 0 2 128
+fits 78 4 128 '4 ranks do not divide the 86 groups of 128 inputs of ffn_down: use --tensor-parallelism 2, or --group-size 64'
+split qwen-14b
+fits 0 1 128 'groups of 128 cannot be shared by 2 ranks, groups of 64 can'
+fits 78 2 128 '2 ranks do not divide the 107 groups of 128 .*: use --tensor-parallelism 1, or --group-size 64'
+fits 0 2 64
+fits 0 2 -1
+fits 78 3 128 '3 ranks do not divide attention heads 40: use --tensor-parallelism 2'
+split qwen-72b
+fits 0 8 128
+split qwen2.5-72b
+fits 78 2 128 'the 231 groups of 128'
+rm -rf "$tmp/m"
+expect_exit 0 "$make" --family qwen2 --hidden 96 --heads 3 --kv-heads 1 --head-dim 36 --ffn 100 \
+    --layers 2 --vocab 320 -o "$tmp/m"
+fits 65 1 32 'q_proj.weight: \[108, 96\]: 4-bit codes are kept in words of 8, .*: use --bits 8'
+expect_exit 0 "$gptq" -i "$tmp/m" -o "$tmp/m.h5" --rtn --bits 8 --no-report
+expect_exit 0 "$(bin qwen-inspect)" "$tmp/m.h5" --verify
+tap_ok "shapes that groups, words and ranks do not fit are refused at the start"
+
 expect_exit 64 "$make" --preset qwen9 -o "$tmp/x"
 expect_stderr "'qwen9' is not qwen-1.8b, qwen-7b,"
 expect_exit 64 "$make" --family bert -o "$tmp/x"
