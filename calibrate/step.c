@@ -191,7 +191,6 @@ static void put_sample(cal_step *s, size_t i, int64_t *pages)
     const int k = b->n_seq++;
 
     for (int64_t t = 0; t < n; t++) {
-        b->tok[b->n_tok + t] = s->data->ids.v[(int64_t)s->data->start[i] + t];
         b->pos[b->n_tok + t] = (int32_t)t;
         b->seq[b->n_tok + t] = k;
         b->q_scale[b->n_tok + t] = rt_logn_factor(&s->m, t);
@@ -204,22 +203,38 @@ static void put_sample(cal_step *s, size_t i, int64_t *pages)
     b->q_start[k + 1] = b->n_tok;
 }
 
-q_status cal_step_fill(cal_step *s, size_t first, q_err *err)
+/* As many samples as fit; 1: they have the lengths of the step before. */
+static int take_samples(cal_step *s, size_t first)
 {
-    int64_t pages = 0;
+    const int before = s->host.n_seq;
+    int same = 1, k = 0;
 
-    s->host.n_tok = s->host.n_seq = 0;
-    s->host.q_start[0] = 0;
     s->first = first;
     s->row0 = (int64_t)s->data->start[first];
-    for (s->last = first; s->last < s->data->n; s->last++) {
+    s->n_tok = 0;
+    for (s->last = first; s->last < s->data->n; s->last++, k++) {
         const int64_t len = (int64_t)(s->data->start[s->last + 1] - s->data->start[s->last]);
 
-        if (s->host.n_tok + len > s->max_tok)
+        if (s->n_tok + len > s->max_tok)
             break;
-        put_sample(s, s->last, &pages);
+        same = same && k < before && s->host.kv_len[k] == len;
+        s->n_tok += len;
     }
-    s->n_tok = s->host.n_tok;
+    return same && k == before;
+}
+
+q_status cal_step_fill(cal_step *s, size_t first, q_err *err)
+{
+    const int same = take_samples(s, first);
+    int64_t pages = 0;
+
+    memcpy(s->host.tok, s->data->ids.v + s->row0, (size_t)s->n_tok * sizeof *s->host.tok);
+    if (same) /* windows: all but the ids is there, and those are read on the host alone */
+        return Q_OK;
+    s->host.n_tok = s->host.n_seq = 0;
+    s->host.q_start[0] = 0;
+    for (size_t i = first; i < s->last; i++)
+        put_sample(s, i, &pages);
     return upload(s, err);
 }
 
