@@ -18,6 +18,12 @@ bin       = $B/bin/$(subst _,-,$(notdir $(1:%.c=%)))
 SPM      := $(call has_cxx,sentencepiece_processor.h)
 SPM_OBJ  := $(if $(SPM),$B/formats/text/spm_shim.o)
 $(if $(SPM),,$(info ChatGLM tokenizers: not built (sentencepiece_processor.h not found: libsentencepiece-dev)))
+# ranks of one calibration; needed at run time by the programs that calibrate
+MPI_CFLAGS ?= $(patsubst -I%,-isystem %,$(call pc,--cflags,ompi-c))
+MPI_LIBS   ?= $(or $(call pc,--libs,ompi-c),-lmpi)
+MPI_LINK   := -Wl,--push-state,--as-needed $(MPI_LIBS) -Wl,--pop-state
+MPI        := $(shell echo '\#include <mpi.h>' | $(CC) $(MPI_CFLAGS) -E -xc - >/dev/null 2>&1 && echo 1)
+$(if $(MPI),,$(info several ranks (mpirun): not built (mpi.h not found: libopenmpi-dev)))
 # the CUDA backend needs the toolkit, not a GPU; cudart is linked statically, cuBLASLt is opened at
 # run time, so these programs start anywhere
 NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
@@ -26,7 +32,7 @@ $(if $(NVCC),,$(info CUDA backend: not built (nvcc found neither on the PATH nor
 DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu \
             $(if $(NVCC),runtime/cuda)
 PROGS    := $(sort $(wildcard */qwen_*.c))
-SRC      := $(filter-out $(PROGS),$(sort $(foreach d,$(DIRS),$(wildcard $d/*.c))))
+SRC      := $(filter-out $(PROGS) $(if $(MPI),,runtime/comm_mpi.c),$(sort $(foreach d,$(DIRS),$(wildcard $d/*.c))))
 # device code is the same in every CONFIG and takes a minute: built once
 CU_SRC   := $(if $(NVCC),$(sort $(wildcard runtime/cuda/*.cu)))
 CU_OBJ   := $(CU_SRC:%.cu=build/cuda/%.o)
@@ -58,7 +64,7 @@ ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
 # libraries need it too
 LDFLAGS  += -Wl,-rpath,'$$ORIGIN/../lib',--disable-new-dtags
 CXX_WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror
-LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) $(CUDA_LIBS) -lm -lpthread
+LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) $(CUDA_LIBS) $(if $(MPI),$(MPI_LINK)) -lm -lpthread
 
 # `make demo` and `make test` install these; a bare `make` stops with the package's name
 needs     = $(if $(call has,$(1)),,$(error $(1) not found: install $(2), or run `make demo`))
@@ -93,6 +99,8 @@ NVFLAGS   = -std=c++17 -O3 $(NVARCH) -compress-mode=size -Xcompiler -Wall,-Wextr
 # instructions that only Hopper has
 build/cuda/runtime/cuda/gemm_w8a8.o build/cuda/runtime/cuda/gram_wgmma.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
 $B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
+$B/runtime/comm.o: ALL_CFLAGS += $(if $(MPI),-DHAVE_MPI)
+$B/runtime/comm_mpi.o: ALL_CFLAGS += $(MPI_CFLAGS)
 $B/runtime/backend.o: ALL_CFLAGS += $(if $(NVCC),-DQ_CUDA)
 
 build/cuda/%.o: %.cu

@@ -23,6 +23,7 @@
 #include "runtime/batch.h"
 
 typedef struct rt_backend rt_backend;
+struct rt_comm;
 
 /* A weight prepared for the kernels of one backend.  Made by prep, freed by unprep. */
 typedef struct rt_weight {
@@ -183,6 +184,9 @@ typedef struct rt_backend_ops {
     /* What quantization computes with on this device (quant/device.h); closed before the backend.
      * NULL: on the host. */
     q_status (*math)(rt_backend *be, qnt_dev *out, q_err *err);
+    /* Memory of this device takes part in sums over ranks (comm.h): sets c->device, sum and leave.
+     * NULL: it is host memory. */
+    q_status (*join)(rt_backend *be, struct rt_comm *c, q_err *err);
     /* A weight of floats as f32 rows v [N, K] in device memory, and back, with bias [N] (host,
      * NULL: unchanged).  NULL: use prep. */
     q_status (*weight_get)(rt_backend *be, const rt_weight *w, float *v, q_err *err);

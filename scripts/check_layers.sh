@@ -32,6 +32,7 @@ declare -A only=(
   [cuda_fp16.h]="runtime/cuda/cu_device.cuh"
   [cuda.h]="runtime/cuda/cu_map.h"
   [cublasLt.h]="runtime/cuda/cublaslt.c"
+  [mpi.h]="runtime/comm_mpi.c"
 )
 is_program() { case $1 in */qwen_*.c) return 0 ;; *) return 1 ;; esac; }
 # option groups shared by programs: the only library files that may use argp
