@@ -165,6 +165,20 @@ q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
     return st;
 }
 
+size_t cal_share_begin(const cal_data *d, int share)
+{
+    return (size_t)share * d->n / CAL_SHARES; /* samples are ids: fewer than a 16th of size_t */
+}
+
+size_t cal_share_end(const cal_data *d, size_t i)
+{
+    int s = 1;
+
+    while (cal_share_begin(d, s) <= i)
+        s++;
+    return cal_share_begin(d, s);
+}
+
 void cal_data_free(cal_data *d)
 {
     q_ids_free(&d->ids);

@@ -37,6 +37,14 @@ typedef struct cal_data {
     int64_t longest;
 } cal_data;
 
+/* Samples are dealt to ranks, and sums over them are made, by shares: share s is samples s n / 8 up
+ * to (s + 1) n / 8.  Steps of the loop end with a share, so what a sample goes through is the same
+ * whoever holds it. */
+#define CAL_SHARES 8
+
+size_t cal_share_begin(const cal_data *d, int share); /* share CAL_SHARES: the end of all */
+size_t cal_share_end(const cal_data *d, size_t i);    /* of the share of sample i */
+
 /* Errors: those of ds_open and txt_chat_build; Q_EFORMAT (not one token, or not one window). */
 q_status cal_data_open(cal_data *d, const txt_tok *tok, const txt_chat *chat,
                        const cal_data_opts *o, q_err *err);

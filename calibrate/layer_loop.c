@@ -48,23 +48,23 @@ static q_status load_rows(loop *l, q_err *err)
     cal_stage was;
 
     if (l->at > 0)
-        return cal_hidden_get(&l->hidden, s->row0, s->n_tok, s->work.x, err);
+        return cal_hidden_get(&l->hidden, s->row0 - l->plan.row0, s->n_tok, s->work.x, err);
     was = cal_stage_begin(l->o->stages, CAL_T_EMBED);
     st = cal_step_embed(s, l->o->src, err);
     cal_stage_begin(l->o->stages, was);
     return st;
 }
 
-/* All samples through the resident layer.  last: the result is what the next layer sees. */
-static q_status pass(loop *l, uint32_t points, int last, q_err *err)
+/* Samples of one share through the resident layer. */
+static q_status pass_share(loop *l, int share, uint32_t points, int last, q_err *err)
 {
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
     cal_step *s = &l->step;
-    const cal_stage was = cal_stage_begin(o->stages, CAL_T_FORWARD);
+    const size_t end = cal_share_begin(o->data, share + 1);
 
     s->whole = last;
-    for (size_t first = 0; first < o->data->n; first = s->last) {
+    for (size_t first = cal_share_begin(o->data, share); first < end; first = s->last) {
         Q_TRY(check_stop(o, err));
         Q_TRY(cal_step_fill(s, first, err));
         Q_TRY(load_rows(l, err));
@@ -72,8 +72,28 @@ static q_status pass(loop *l, uint32_t points, int last, q_err *err)
         if (!last)
             continue;
         if (l->at + 1 < l->m->layers)
-            Q_TRY(cal_hidden_put(&l->hidden, s->row0, s->n_tok, s->work.x, err));
-        q_progress_add(l->progress, (uint64_t)s->n_tok);
+            Q_TRY(cal_hidden_put(&l->hidden, s->row0 - l->plan.row0, s->n_tok, s->work.x, err));
+        q_progress_add(l->progress, (uint64_t)s->n_tok * (uint64_t)rt_comm_ranks(o->comm));
+    }
+out:
+    return st;
+}
+
+/* All samples of this rank.  last: the result is what the next layer sees. */
+static q_status pass(loop *l, uint32_t points, int last, q_err *err)
+{
+    q_status st = Q_OK;
+    const cal_loop_opts *o = l->o;
+    const int shares = CAL_SHARES / rt_comm_ranks(o->comm);
+    const cal_stage was = cal_stage_begin(o->stages, CAL_T_FORWARD);
+
+    for (int i = 0; i < shares; i++) {
+        Q_TRY(pass_share(l, rt_comm_rank(o->comm) * shares + i, points, last, err));
+        if (!points || !o->client->share)
+            continue;
+        cal_stage_begin(o->stages, CAL_T_STATISTICS);
+        Q_TRY(o->client->share(o->client->self, points, i + 1, shares, err));
+        cal_stage_begin(o->stages, CAL_T_FORWARD);
     }
 out:
     cal_stage_begin(o->stages, was);
@@ -236,7 +256,7 @@ static q_status open_loop(loop *l, q_err *err)
     Q_TRY(cal_hidden_open(&l->hidden,
                           &(cal_hidden_opts){ .be = o->be,
                                               .writer = l->writer,
-                                              .rows = l->plan.tokens,
+                                              .rows = l->plan.rows,
                                               .width = l->m->hid,
                                               .step = l->plan.step_tok,
                                               .place = l->plan.place,
@@ -267,7 +287,7 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
     Q_TRY(open_loop(&l, err));
     begun = o->client->begin && l.at < l.m->layers;
     if (begun)
-        Q_TRY(o->client->begin(o->client->self, o->be, err));
+        Q_TRY(o->client->begin(o->client->self, o->be, o->comm, err));
     for (; l.at < l.m->layers; l.at++)
         Q_TRY(one_layer(&l, err));
     cal_stage_begin(o->stages, CAL_T_DISK);

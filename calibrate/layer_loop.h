@@ -28,6 +28,7 @@
 #include "calibrate/loop_plan.h"
 #include "calibrate/stages.h"
 #include "formats/base/q_log.h"
+#include "runtime/comm.h"
 #include "runtime/decoder.h"
 
 /* What a client can look at.  Inputs of linears, their outputs, and K as it is cached. */
@@ -51,6 +52,7 @@ typedef struct cal_view {
     int64_t layer;
     const void *x;  /* [n, dim] memory of the backend, this call only */
     fmt_dtype type; /* FMT_F32, or what activations of the backend are */
+    int64_t row;    /* of the first, among those of all samples */
     int64_t n, dim;
 } cal_view;
 
@@ -65,9 +67,12 @@ typedef struct cal_client {
     /* Before the first layer that is computed, and after the last: memory of the backend is taken
      * and given back.  end is called once, if begin was, whether it succeeded or not.  NULL:
      * nothing. */
-    q_status (*begin)(void *self, rt_backend *be, q_err *err);
+    q_status (*begin)(void *self, rt_backend *be, rt_comm *comm, q_err *err);
     void (*end)(void *self);
     q_status (*observe)(void *self, const cal_view *v, q_err *err);
+    /* Behind the last step of the `done`-th of this rank's shares, in a pass that sees `points`:
+     * what is a sum over samples goes by them (obs_gram.h).  NULL: nothing is. */
+    q_status (*share)(void *self, uint32_t points, int done, int shares, q_err *err);
     /* After early pass `pass`; may replace weights through cal_replace and cal_set_norm.  NULL
      * without early passes. */
     q_status (*change)(void *self, rt_model *one_layer, int64_t layer, int pass, q_err *err);
@@ -87,6 +92,7 @@ typedef struct cal_loop_opts {
     rt_backend *be;
     const cal_data *data;
     const cal_client *client;
+    rt_comm *comm;     /* the ranks that share the samples out; NULL: this process has all */
     cal_job *job;      /* NULL: not resumable, hidden states never in files */
     int64_t max_tok;   /* tokens of one step; 0: 2048.  A longer sample is one step */
     uint64_t max_ram;  /* bytes in all; hidden states that do not fit go to files of the job; 0: no

@@ -120,16 +120,33 @@ static void place_hidden(cal_plan *p, int64_t hid, int can_spill)
     p->device_rows = 0;
 }
 
+/* Which samples are those of this rank. */
+static q_status deal(cal_plan *p, const cal_loop_opts *o, q_err *err)
+{
+    const int ranks = rt_comm_ranks(o->comm), shares = CAL_SHARES / ranks;
+    const int first = rt_comm_rank(o->comm) * shares;
+
+    p->samples = (int64_t)o->data->n;
+    p->tokens = (int64_t)o->data->ids.n;
+    p->row0 = (int64_t)o->data->start[cal_share_begin(o->data, first)];
+    p->rows = (int64_t)o->data->start[cal_share_begin(o->data, first + shares)] - p->row0;
+    if (p->samples < ranks)
+        return q_fail(err, Q_EARG, "%lld samples for %d ranks: use more text, or fewer ranks",
+                      (long long)p->samples, ranks);
+    return Q_OK;
+}
+
 q_status cal_plan_make(cal_plan *p, const cal_loop_opts *o, int can_spill, q_err *err)
 {
     q_status st = Q_OK;
 
     memset(p, 0, sizeof *p);
     p->has_device = o->be->ops->free_bytes != NULL;
-    p->samples = (int64_t)o->data->n;
-    p->tokens = (int64_t)o->data->ids.n;
-    p->hidden_bytes = (uint64_t)p->tokens * (uint64_t)fmt_src_model(o->src)->hid * sizeof(float);
-    p->disk = 2 * p->hidden_bytes;
+    Q_TRY(deal(p, o, err));
+    p->hidden_bytes = (uint64_t)p->rows * (uint64_t)fmt_src_model(o->src)->hid * sizeof(float);
+    /* with ranks the last two are kept (hidden.h) */
+    p->disk = (rt_comm_ranks(o->comm) > 1 ? 3 : 2) * (uint64_t)p->tokens *
+              (uint64_t)fmt_src_model(o->src)->hid * sizeof(float);
     p->host.budget = o->max_ram;
     count(p, o, o->max_tok);
     if (p->has_device)

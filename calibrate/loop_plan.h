@@ -27,10 +27,11 @@ typedef struct cal_memory {
 
 typedef struct cal_plan {
     int64_t samples, tokens;
-    int64_t step_tok; /* tokens of a step at most */
+    int64_t row0, rows; /* tokens before those of this rank, and its own */
+    int64_t step_tok;   /* tokens of a step at most */
     cal_place place;
     int64_t device_rows;   /* of hidden states in memory: the first, which lie on the device */
-    uint64_t hidden_bytes; /* wherever they live */
+    uint64_t hidden_bytes; /* of this rank, wherever they live */
     uint64_t disk;         /* of the job directory at its largest, without the client's results */
     int has_device;        /* 0: the device is the host, and `device` is empty */
     cal_memory host, device;

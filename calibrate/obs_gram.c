@@ -46,6 +46,21 @@ uint64_t cal_gram_bytes(const fmt_model *m)
     return bytes;
 }
 
+/* Elements of a packed triangle. */
+static size_t packed(int64_t K)
+{
+    return (size_t)(K * (K + 1) / 2);
+}
+
+uint64_t cal_gram_waiting_bytes(const fmt_model *m)
+{
+    uint64_t all = 0;
+
+    for (int i = 0; i < N_ROWS; i++)
+        all += CAL_BRANCHES * packed(width(rows[i].role, m)) * sizeof(float);
+    return all;
+}
+
 static q_status open_role(cal_gram *g, fmt_role role, q_err *err)
 {
     q_status st = Q_OK;
@@ -59,17 +74,22 @@ static q_status open_role(cal_gram *g, fmt_role role, q_err *err)
         !(g->max[role] = q_calloc((size_t)K, sizeof *g->max[role])))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld inputs of %s", (long long)K,
                fmt_role_get(role)->name);
+    for (int l = 0; l <= CAL_BRANCHES; l++)
+        if (!(g->part_sum[l][role] = q_calloc((size_t)K, sizeof(double))))
+            Q_FAIL(err, Q_ENOMEM, "no memory for %lld inputs of %s", (long long)K,
+                   fmt_role_get(role)->name);
 out:
     return st;
 }
 
-q_status cal_gram_open(cal_gram *g, const fmt_model *m, qnt_dev d, q_err *err)
+q_status cal_gram_open(cal_gram *g, const fmt_model *m, qnt_dev d, rt_comm *comm, q_err *err)
 {
     q_status st = Q_OK;
 
     memset(g, 0, sizeof *g);
     g->m = m;
     g->d = d;
+    g->comm = comm;
     for (int i = 0; i < N_ROWS; i++)
         Q_TRY(open_role(g, rows[i].role, err));
     Q_TRY(cal_gram_begin(g, CAL_INPUTS, err));
@@ -86,8 +106,12 @@ void cal_gram_close(cal_gram *g)
         g->d.ops->free(&g->d, g->sum[i]);
         g->d.ops->free(&g->d, g->most[i]);
         q_free(g->x[i]);
+        for (int l = 0; l <= CAL_BRANCHES; l++)
+            q_free(g->part_sum[l][i]);
         q_free(g->max[i]);
     }
+    if (g->m)
+        g->d.ops->free(&g->d, g->waiting);
     memset(g, 0, sizeof *g);
 }
 
@@ -122,13 +146,103 @@ out:
     return st;
 }
 
+/* ---- the tree of shares ---------------------------------------------------------------------- */
+
+/* Room for the branches of these points that will wait. */
+static q_status open_branches(cal_gram *g, uint32_t points, int shares, q_err *err)
+{
+    q_status st = Q_OK;
+    size_t all = 0;
+    int64_t branches = 0;
+    float *at;
+
+    for (int i = 0; i < N_ROWS; i++)
+        if (points & CAL_BIT(rows[i].point))
+            all += packed(width(rows[i].role, g->m));
+    for (int n = 1; n < shares; n *= 2)
+        branches++;
+    Q_TRY(qnt_dev_alloc(&g->d, (int64_t)all, branches, sizeof *at, &g->waiting, "second moments",
+                        err));
+    at = g->waiting;
+    for (int l = 0; l < branches; l++)
+        for (int i = 0; i < N_ROWS; i++)
+            if (points & CAL_BIT(rows[i].point)) {
+                g->part[l][rows[i].role] = at;
+                at += packed(width(rows[i].role, g->m));
+            }
+out:
+    return st;
+}
+
+/* What was just seen meets the branches that wait for it, and waits itself unless it is the last.
+ */
+static q_status share_role(cal_gram *g, fmt_role role, int done, int shares, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = width(role, g->m);
+    double *sum = g->part_sum[CAL_BRANCHES][role];
+    int l = 0;
+
+    Q_TRY(g->d.ops->get(&g->d, sum, g->sum[role], (size_t)K * sizeof *sum, err));
+    for (; (done - 1) >> l & 1; l++) {
+        Q_TRY(g->d.ops->add_triangle(&g->d, g->H[role], g->part[l][role], K, err));
+        for (int64_t k = 0; k < K; k++)
+            sum[k] += g->part_sum[l][role][k];
+    }
+    if (done == shares)
+        goto out;
+    Q_TRY(g->d.ops->triangle(&g->d, g->part[l][role], g->H[role], K, err));
+    memcpy(g->part_sum[l][role], sum, (size_t)K * sizeof *sum);
+    Q_TRY(g->d.ops->clear(&g->d, g->H[role], (size_t)(K * K) * sizeof *g->H[role], err));
+    Q_TRY(g->d.ops->clear(&g->d, g->sum[role], (size_t)K * sizeof *sum, err));
+out:
+    return st;
+}
+
+q_status cal_gram_share(cal_gram *g, uint32_t points, int done, int shares, q_err *err)
+{
+    q_status st = Q_OK;
+
+    if (done == 1 && shares > 1)
+        Q_TRY(open_branches(g, points, shares, err));
+    for (int i = 0; i < N_ROWS; i++)
+        if (points & CAL_BIT(rows[i].point))
+            Q_TRY(share_role(g, rows[i].role, done, shares, err));
+out:
+    if (done == shares) {
+        g->d.ops->free(&g->d, g->waiting);
+        g->waiting = NULL;
+    }
+    return st;
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* Sums and largest values of all ranks. */
+static q_status join_ranks(cal_gram *g, fmt_role role, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = width(role, g->m);
+    double n = (double)g->n[role];
+
+    Q_TRY(rt_comm_sum(g->comm, g->H[role], K * K, err));
+    Q_TRY(rt_comm_reduce(g->comm, g->x[role], K, RT_SUM_F64, err));
+    Q_TRY(rt_comm_reduce(g->comm, &n, 1, RT_SUM_F64, err));
+    /* magnitudes order like their bits */
+    Q_TRY(rt_comm_reduce(g->comm, g->max[role], K, RT_MAX_U32, err));
+    g->n[role] = (int64_t)n;
+out:
+    return st;
+}
+
 static q_status end_role(cal_gram *g, fmt_role role, int64_t layer, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t K = width(role, g->m);
 
-    Q_TRY(g->d.ops->get(&g->d, g->x[role], g->sum[role], (size_t)K * sizeof *g->x[role], err));
+    memcpy(g->x[role], g->part_sum[CAL_BRANCHES][role], (size_t)K * sizeof *g->x[role]);
     Q_TRY(g->d.ops->get(&g->d, g->max[role], g->most[role], (size_t)K * sizeof *g->max[role], err));
+    Q_TRY(join_ranks(g, role, err));
     for (int64_t k = 0; k < K; k++) {
         if (!isfinite(g->max[role][k]))
             Q_FAIL(err, Q_EFORMAT,

@@ -17,12 +17,12 @@ static int64_t qkv_size(const fmt_model *m)
     return (m->n_head + 2 * m->n_kv) * m->hd;
 }
 
-q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, q_err *err)
+q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, rt_comm *comm, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t n = qkv_size(m);
 
-    *kv = (cal_kv_max){ .m = m, .d = d };
+    *kv = (cal_kv_max){ .m = m, .d = d, .comm = comm };
     Q_TRY(qnt_dev_alloc(&d, k_size(m), 1, sizeof *kv->k, &kv->k, "ranges", err));
     Q_TRY(d.ops->clear(&d, kv->k, (size_t)k_size(m) * sizeof *kv->k, err));
     Q_TRY(qnt_dev_alloc(&d, n, 1, sizeof *kv->qkv, &kv->qkv, "ranges", err));
@@ -62,6 +62,7 @@ static q_status take_heads(cal_kv_max *kv, float *max, float *seen, int64_t n, i
 
     Q_TRY(kv->d.ops->get(&kv->d, kv->row, seen, bytes, err));
     Q_TRY(kv->d.ops->clear(&kv->d, seen, bytes, err));
+    Q_TRY(rt_comm_reduce(kv->comm, kv->row, n, RT_MAX_U32, err)); /* as their bits order */
     for (int64_t h = 0; h < m->n_kv; h++) {
         max[h] = qnt_absmax(kv->row + from + h * m->hd, m->hd);
         if (!isfinite(max[h]))

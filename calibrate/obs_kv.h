@@ -1,7 +1,7 @@
 /* Ranges of keys and values for an int8 cache, seen by a client that is there for something else.
  *
  *     cal_kv_max kv;
- *     Q_TRY(cal_kv_open(&kv, model, device, err));
+ *     Q_TRY(cal_kv_open(&kv, model, device, ranks, err));
  *     Q_TRY(cal_kv_see(&kv, view, err));                  from observe, for the CAL_KV_POINTS
  *     Q_TRY(cal_kv_take(&kv, layer, max, err));           max [2, n_kv]: keys, then values
  *     ... out: cal_kv_close(&kv);
@@ -20,16 +20,17 @@
 typedef struct cal_kv_max {
     const fmt_model *m;
     qnt_dev d;
+    rt_comm *comm;  /* NULL: alone */
     float *k, *qkv; /* [n_kv hd], [(n_head + 2 n_kv) hd] largest magnitudes; device */
     float *row;     /* host: either of them */
 } cal_kv_max;
 
-/* d is borrowed: closed after this. */
-q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, q_err *err);
+/* d and comm are borrowed: closed after this. */
+q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, rt_comm *comm, q_err *err);
 void cal_kv_close(cal_kv_max *kv);
 /* Other points are passed over. */
 q_status cal_kv_see(cal_kv_max *kv, const cal_view *v, q_err *err);
-/* Forgets what was seen.  Errors: Q_EFORMAT (not finite: layer and head are named). */
+/* Of all ranks, in all of them; forgets what was seen.  Errors: Q_EFORMAT (not finite: layer and head are named). */
 q_status cal_kv_take(cal_kv_max *kv, int64_t layer, float *max, q_err *err);
 
 #endif

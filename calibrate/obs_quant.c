@@ -294,7 +294,7 @@ out:
 
 /* ---- the client ------------------------------------------------------------------------------ */
 
-static q_status begin(void *self, rt_backend *be, q_err *err)
+static q_status begin(void *self, rt_backend *be, rt_comm *comm, q_err *err)
 {
     q_status st = Q_OK;
     cal_quant *q = self;
@@ -302,8 +302,8 @@ static q_status begin(void *self, rt_backend *be, q_err *err)
     q->d = qnt_dev_host();
     if (be->ops->math)
         Q_TRY(be->ops->math(be, &q->d, err));
-    Q_TRY(cal_gram_open(&q->gram, q->m, q->d, err));
-    Q_TRY(cal_kv_open(&q->ranges, q->m, q->d, err));
+    Q_TRY(cal_gram_open(&q->gram, q->m, q->d, comm, err));
+    Q_TRY(cal_kv_open(&q->ranges, q->m, q->d, comm, err));
     q->since = q->times.at = q_now();
 out:
     return st;
@@ -327,6 +327,13 @@ static q_status observe(void *self, const cal_view *v, q_err *err)
 
     return CAL_BIT(v->point) & CAL_KV_POINTS ? cal_kv_see(&q->ranges, v, err)
                                              : cal_gram_see(&q->gram, v, err);
+}
+
+static q_status share(void *self, uint32_t points, int done, int shares, q_err *err)
+{
+    cal_quant *q = self;
+
+    return cal_gram_share(&q->gram, points, done, shares, err);
 }
 
 static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
@@ -425,7 +432,11 @@ uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
         weights += (uint64_t)fmt_role_rows(row, m) * K * sizeof(float);
         largest = K > largest ? K : largest;
     }
-    *device = 2 * weights + cal_gram_bytes(m) + largest * largest * sizeof(float);
+    /* branches of sums come before the weights in f32, and go when those are made */
+    *device = 2 * weights + largest * largest * sizeof(float);
+    if (*device < cal_gram_waiting_bytes(m))
+        *device = cal_gram_waiting_bytes(m);
+    *device += cal_gram_bytes(m);
     return *device + weights / sizeof(float); /* codes of a layer while they are written */
 }
 
@@ -454,6 +465,7 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
                               .begin = begin,
                               .end = end,
                               .observe = observe,
+                              .share = share,
                               .change = change,
                               .done = done,
                               .store = store,

@@ -62,7 +62,7 @@ static q_status keep_sample(cal_ranges *r, const cal_view *v, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_role role = cal_input_role(v->point);
-    const int64_t n = sample_rows(r), from = r->gram.n[role]; /* tokens before this view */
+    const int64_t n = sample_rows(r), from = v->row;
     const size_t bytes = (size_t)v->dim * fmt_dtype_bytes(v->type);
 
     for (int64_t i = 0; i < n; i++) {
@@ -91,6 +91,13 @@ out:
     return st;
 }
 
+static q_status share(void *self, uint32_t points, int done, int shares, q_err *err)
+{
+    cal_ranges *r = self;
+
+    return r->search ? cal_gram_share(&r->gram, points, done, shares, err) : Q_OK;
+}
+
 /* Maxima of a layer leave the device, which forgets them. */
 static q_status take_ranges(cal_ranges *r, int64_t layer, q_err *err)
 {
@@ -103,6 +110,7 @@ static q_status take_ranges(cal_ranges *r, int64_t layer, q_err *err)
         const size_t bytes = (size_t)dim * sizeof *max;
 
         Q_TRY(r->d.ops->get(&r->d, max, r->max[p], bytes, err));
+        Q_TRY(rt_comm_reduce(r->comm, max, dim, RT_MAX_U32, err)); /* as their bits order */
         for (int64_t k = 0; k < dim; k++)
             if (!isfinite(max[k]))
                 Q_FAIL(err, Q_EFORMAT,
@@ -114,18 +122,45 @@ out:
     return st;
 }
 
+/* A row of the sample is of one rank, and zeros in the others: the largest bits are its own. */
+static q_status join_samples(cal_ranges *r, q_err *err)
+{
+    q_status st = Q_OK;
+
+    for (int i = 0; i < FMT_ROLES; i++)
+        if (r->sample[i])
+            Q_TRY(
+                rt_comm_reduce(r->comm, r->sample[i],
+                               sample_rows(r) * fmt_dim_size(fmt_role_get((fmt_role)i)->cols, r->m),
+                               RT_MAX_U32, err));
+out:
+    return st;
+}
+
+static void forget_samples(cal_ranges *r)
+{
+    for (int i = 0; i < FMT_ROLES; i++)
+        if (r->sample[i])
+            memset(r->sample[i], 0,
+                   CAL_RANGE_SAMPLE * sizeof(float) *
+                       (size_t)fmt_dim_size(fmt_role_get((fmt_role)i)->cols, r->m));
+}
+
 static q_status search_layer(cal_ranges *r, int64_t layer, q_err *err)
 {
     q_status st = Q_OK;
     qnt_layer l = { 0 };
-    qnt_smooth_inputs in = { .d = r->d, .n = r->gram.n[FMT_ATTN_QKV], .n_x = sample_rows(r) };
+    qnt_smooth_inputs in = { .d = r->d, .n_x = sample_rows(r) };
 
     Q_TRY(cal_gram_end(&r->gram, CAL_INPUTS, layer, err));
+    Q_TRY(join_samples(r, err));
+    in.n = r->gram.n[FMT_ATTN_QKV];
     memcpy(in.H, r->gram.H, sizeof in.H);
     memcpy(in.x, r->sample, sizeof in.x);
     Q_TRY(cal_layer_load(&l, r->src, layer, err));
     Q_TRY(qnt_smooth_search(&r->layer[layer], &l, &in, r->m, err));
     Q_TRY(cal_gram_begin(&r->gram, CAL_INPUTS, err));
+    forget_samples(r);
 out:
     cal_layer_free(&l);
     return st;
@@ -168,7 +203,7 @@ uint64_t cal_ranges_bytes(const fmt_model *m, int search, uint64_t *device)
         *device += (uint64_t)width_of(m, i) * sizeof(float);
     if (!search)
         return *device;
-    *device += cal_gram_bytes(m);
+    *device += cal_gram_bytes(m) + cal_gram_waiting_bytes(m);
     for (int i = 0; i < FMT_ROLES; i++) {
         const fmt_role_row *row = fmt_role_get((fmt_role)i);
 
@@ -197,17 +232,18 @@ static q_status open_search(cal_ranges *r, q_err *err)
     }
     if (!(r->row = q_malloc((size_t)widest * sizeof(float))))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld inputs", (long long)widest);
-    Q_TRY(cal_gram_open(&r->gram, r->m, r->d, err));
+    Q_TRY(cal_gram_open(&r->gram, r->m, r->d, r->comm, err));
 out:
     return st;
 }
 
-static q_status begin(void *self, rt_backend *be, q_err *err)
+static q_status begin(void *self, rt_backend *be, rt_comm *comm, q_err *err)
 {
     q_status st = Q_OK;
     cal_ranges *r = self;
 
     r->d = qnt_dev_host();
+    r->comm = comm;
     if (be->ops->math)
         Q_TRY(be->ops->math(be, &r->d, err));
     for (int p = 0; p < CAL_POINTS; p++) {
@@ -258,6 +294,7 @@ q_status cal_ranges_open(cal_ranges *r, const fmt_src *src, int64_t search, q_er
                               .begin = begin,
                               .end = end,
                               .observe = observe,
+                              .share = share,
                               .done = done,
                               .store = store,
                               .load = load };

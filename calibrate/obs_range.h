@@ -21,6 +21,7 @@ typedef struct cal_ranges {
     int64_t search;    /* tokens in all; 0: no exponents */
     /* while the loop runs: */
     qnt_dev d;
+    rt_comm *comm;            /* NULL: alone */
     float *max[CAL_POINTS];   /* [dim] of the layer so far; device */
     cal_gram gram;            /* with search */
     float *sample[FMT_ROLES]; /* [CAL_RANGE_SAMPLE, K] of inputs */

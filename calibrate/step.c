@@ -92,9 +92,10 @@ static void size_steps(cal_step *s, int64_t *pages)
     s->max_seqs = 0;
     s->max_blocks = (int)((s->data->longest + RT_PAGE - 1) / RT_PAGE);
     for (size_t first = 0; first < s->data->n; first = s->last) {
+        const size_t end = cal_share_end(s->data, first);
         int64_t n = 0, p = 0;
 
-        for (s->last = first; s->last < s->data->n; s->last++) {
+        for (s->last = first; s->last < end; s->last++) {
             const int64_t len = (int64_t)(s->data->start[s->last + 1] - s->data->start[s->last]);
 
             if (n + len > s->max_tok)
@@ -206,13 +207,14 @@ static void put_sample(cal_step *s, size_t i, int64_t *pages)
 /* As many samples as fit; 1: they have the lengths of the step before. */
 static int take_samples(cal_step *s, size_t first)
 {
+    const size_t end = cal_share_end(s->data, first);
     const int before = s->host.n_seq;
     int same = 1, k = 0;
 
     s->first = first;
     s->row0 = (int64_t)s->data->start[first];
     s->n_tok = 0;
-    for (s->last = first; s->last < s->data->n; s->last++, k++) {
+    for (s->last = first; s->last < end; s->last++, k++) {
         const int64_t len = (int64_t)(s->data->start[s->last + 1] - s->data->start[s->last]);
 
         if (s->n_tok + len > s->max_tok)
@@ -297,11 +299,15 @@ static q_status show(cal_step *s, cal_point point, const void *x, fmt_dtype type
     if (s->stages) /* what is begun belongs to the stage before; the device waits for 1 % of it */
         Q_TRY(s->be->ops->sync(s->be, err));
     was = cal_stage_begin(s->stages, CAL_T_STATISTICS);
-    Q_TRY(s->client->observe(
-        s->client->self,
-        &(cal_view){
-            .point = point, .layer = s->layer, .x = x, .type = type, .n = s->n_tok, .dim = dim },
-        err));
+    Q_TRY(s->client->observe(s->client->self,
+                             &(cal_view){ .point = point,
+                                          .layer = s->layer,
+                                          .x = x,
+                                          .type = type,
+                                          .row = s->row0,
+                                          .n = s->n_tok,
+                                          .dim = dim },
+                             err));
     if (s->stages)
         Q_TRY(s->be->ops->sync(s->be, err));
     cal_stage_begin(s->stages, was);

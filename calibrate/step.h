@@ -51,6 +51,7 @@ int64_t cal_step_tokens(const cal_data *data, int64_t max_tok);
 /* Bytes of host memory, and in *device those of the backend. */
 uint64_t cal_step_bytes(rt_backend *be, const fmt_model *m, const cal_data *data, int64_t max_tok,
                         uint64_t *device);
+/* Samples from `first` on, as many as fit, of its share (calib_data.h). */
 q_status cal_step_fill(cal_step *s, size_t first, q_err *err);
 /* Rows of the embedding for the samples of this step, straight from the source, to s->work.x. */
 q_status cal_step_embed(cal_step *s, const fmt_src *src, q_err *err);

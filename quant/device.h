@@ -54,6 +54,9 @@ typedef struct qnt_dev_ops {
     q_status (*columns)(const qnt_dev *d, double *sum, float *max, const void *X, fmt_dtype type,
                         int64_t n, int64_t K, q_err *err);
     /* ---- second moments ---- */
+    /* P [K (K + 1) / 2] = the upper triangle of H, row by row; and H += P */
+    q_status (*triangle)(const qnt_dev *d, float *P, const float *H, int64_t K, q_err *err);
+    q_status (*add_triangle)(const qnt_dev *d, float *H, const float *P, int64_t K, q_err *err);
     q_status (*mirror)(const qnt_dev *d, float *H, int64_t K, q_err *err); /* lower = upper */
     /* H_ij /= s_i s_j; s [K] host */
     q_status (*divide)(const qnt_dev *d, float *H, int64_t K, const double *s, q_err *err);

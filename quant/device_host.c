@@ -101,6 +101,34 @@ static q_status columns_host(const qnt_dev *d, double *sum, float *max, const vo
 
 /* ---- second moments -------------------------------------------------------------------------- */
 
+/* Row i of a packed triangle holds columns i .. K - 1. */
+static size_t packed_row(int64_t i, int64_t K)
+{
+    return (size_t)(i * K - i * (i - 1) / 2);
+}
+
+static q_status triangle_host(const qnt_dev *d, float *P, const float *H, int64_t K, q_err *err)
+{
+    (void)d, (void)err;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < K; i++)
+        memcpy(P + packed_row(i, K), H + i * K + i, (size_t)(K - i) * sizeof *P);
+    return Q_OK;
+}
+
+static q_status add_triangle_host(const qnt_dev *d, float *H, const float *P, int64_t K, q_err *err)
+{
+    (void)d, (void)err;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < K; i++) {
+        const float *row = P + packed_row(i, K);
+
+        for (int64_t k = i; k < K; k++)
+            H[i * K + k] += row[k - i];
+    }
+    return Q_OK;
+}
+
 static q_status mirror_host(const qnt_dev *d, float *H, int64_t K, q_err *err)
 {
     (void)d, (void)err;
@@ -343,6 +371,8 @@ qnt_dev qnt_dev_host(void)
         .clear = clear_host,
         .gram = gram_host,
         .columns = columns_host,
+        .triangle = triangle_host,
+        .add_triangle = add_triangle_host,
         .mirror = mirror_host,
         .divide = divide_host,
         .diagonal = diagonal_host,

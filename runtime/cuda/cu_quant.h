@@ -51,6 +51,8 @@ q_status cu_q_gram(const qnt_dev *d, float *H, int64_t K, const void *X, fmt_dty
 q_status cu_gram_wgmma(const cu_be *c, float *H, int64_t K, const void *X, int64_t n, q_err *err);
 q_status cu_q_columns(const qnt_dev *d, double *sum, float *max, const void *X, fmt_dtype type,
                       int64_t n, int64_t K, q_err *err);
+q_status cu_q_triangle(const qnt_dev *d, float *P, const float *H, int64_t K, q_err *err);
+q_status cu_q_add_triangle(const qnt_dev *d, float *H, const float *P, int64_t K, q_err *err);
 q_status cu_q_mirror(const qnt_dev *d, float *H, int64_t K, q_err *err);
 q_status cu_q_divide(const qnt_dev *d, float *H, int64_t K, const double *s, q_err *err);
 q_status cu_q_diagonal(const qnt_dev *d, float *host, const float *H, int64_t K, q_err *err);

@@ -100,6 +100,8 @@ q_status cu_math_open(rt_backend *be, qnt_dev *out, q_err *err)
         .clear = clear_gpu,
         .gram = cu_q_gram,
         .columns = cu_q_columns,
+        .triangle = cu_q_triangle,
+        .add_triangle = cu_q_add_triangle,
         .mirror = cu_q_mirror,
         .divide = cu_q_divide,
         .diagonal = cu_q_diagonal,

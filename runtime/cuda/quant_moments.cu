@@ -59,6 +59,46 @@ out:
     return st;
 }
 
+/* Row i of a packed triangle holds columns i .. K - 1. */
+static __device__ __forceinline__ int64_t packed_at(int64_t i, int64_t k, int64_t K)
+{
+    return i * K - i * (i - 1) / 2 + k - i;
+}
+
+static __global__ void triangle(float *P, const float *H, int64_t K)
+{
+    OWN_COLUMN(k, K)
+    for (OWN_ROWS(i, K))
+        if (k >= i)
+            P[packed_at(i, k, K)] = H[i * K + k];
+}
+
+extern "C" q_status cu_q_triangle(const qnt_dev *d, float *P, const float *H, int64_t K, q_err *err)
+{
+    q_status st = Q_OK;
+
+    LAUNCH(d, triangle, K, K, P, H, K);
+out:
+    return st;
+}
+
+static __global__ void add_triangle(float *H, const float *P, int64_t K)
+{
+    OWN_COLUMN(k, K)
+    for (OWN_ROWS(i, K))
+        if (k >= i)
+            H[i * K + k] += P[packed_at(i, k, K)];
+}
+
+extern "C" q_status cu_q_add_triangle(const qnt_dev *d, float *H, const float *P, int64_t K, q_err *err)
+{
+    q_status st = Q_OK;
+
+    LAUNCH(d, add_triangle, K, K, H, P, K);
+out:
+    return st;
+}
+
 static __global__ void divide(float *H, int64_t K, const double *s)
 {
     OWN_COLUMN(k, K)

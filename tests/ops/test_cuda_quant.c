@@ -161,6 +161,29 @@ static void one_gram(int64_t K, int64_t n)
     q_free(sum), q_free(sum2), q_free(max), q_free(max2);
 }
 
+/* The triangle of H, and H with it once more: copies and single sums, equal to the bit. */
+static void one_triangle(int64_t K)
+{
+    const size_t size = (size_t)(K * K) * sizeof(float);
+    const size_t half = (size_t)(K * (K + 1) / 2) * sizeof(float);
+    float *H = weights(K, K), *P = need(half), *got = need(size), *got_p = need(half);
+    void *dh = on_gpu(H, size), *dp = on_gpu(NULL, half);
+
+    T_OK(host.ops->triangle(&host, P, H, K, &err), err);
+    T_OK(gpu.ops->triangle(&gpu, dp, dh, K, &err), err);
+    fetch(got_p, dp, half);
+    T_TRUE(memcmp(got_p, P, half) == 0);
+    T_TRUE(P[K - 1] == H[K - 1] && P[half / sizeof *P - 1] == H[K * K - 1]);
+    T_OK(host.ops->add_triangle(&host, H, P, K, &err), err);
+    T_OK(gpu.ops->add_triangle(&gpu, dh, dp, K, &err), err);
+    fetch(got, dh, size);
+    T_TRUE(memcmp(got, H, size) == 0);
+    T_TRUE(got[K - 1] == 2 * P[K - 1]);
+    gpu.ops->free(&gpu, dh);
+    gpu.ops->free(&gpu, dp);
+    q_free(H), q_free(P), q_free(got), q_free(got_p);
+}
+
 static void t_moments(void)
 {
     open_gpu();
@@ -170,6 +193,9 @@ static void t_moments(void)
     one_gram(384, 511);
     one_gram(1000, 96);
     one_gram(2056, 700); /* tiles in turn on every GPU */
+    one_triangle(8);
+    one_triangle(500);
+    one_triangle(4200);
     gpu.ops->close(&gpu);
 }
 
