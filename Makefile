@@ -28,6 +28,8 @@ $(if $(MPI),,$(info several ranks (mpirun): not built (mpi.h not found: libopenm
 # run time, so these programs start anywhere
 NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_DIR := $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(NVCC))))
+NCCL     := $(if $(NVCC),$(shell echo '\#include <nccl.h>' | $(CC) -isystem $(CUDA_DIR)/include -E -xc - >/dev/null 2>&1 && echo 1))
+$(if $(NVCC),$(if $(NCCL),,$(info several GPUs: not built (nccl.h not found: libnccl-dev))))
 $(if $(NVCC),,$(info CUDA backend: not built (nvcc found neither on the PATH nor in /usr/local/cuda/bin)))
 DIRS     := formats/base formats formats/text quant datasets convert calibrate runtime runtime/cpu \
             $(if $(NVCC),runtime/cuda)
@@ -99,6 +101,7 @@ NVFLAGS   = -std=c++17 -O3 $(NVARCH) -compress-mode=size -Xcompiler -Wall,-Wextr
 # instructions that only Hopper has
 build/cuda/runtime/cuda/gemm_w8a8.o build/cuda/runtime/cuda/gram_wgmma.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
 $B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
+$B/runtime/cuda/comm_nccl.o: ALL_CFLAGS += $(if $(NCCL),-DHAVE_NCCL)
 $B/runtime/comm.o: ALL_CFLAGS += $(if $(MPI),-DHAVE_MPI)
 $B/runtime/comm_mpi.o: ALL_CFLAGS += $(MPI_CFLAGS)
 $B/runtime/backend.o: ALL_CFLAGS += $(if $(NVCC),-DQ_CUDA)

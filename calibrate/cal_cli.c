@@ -38,9 +38,13 @@ static const struct argp_option run_options[] = {
     { "calib-shuffle", KEY_SHUFFLE, 0, 0, "Draw the samples with --seed (default: the first ones)",
       0 },
     { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: as the files say)", 0 },
-    { "device", KEY_DEVICE, "NAME", 0, "auto (default), cpu, cuda, cuda:N", 0 },
+    { "device", KEY_DEVICE, "NAME", 0,
+      "auto (default), cpu, cuda, cuda:N; with mpirun the first rank has this GPU, the next ones "
+      "those behind it",
+      0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
-      "Memory in all, 4GiB say: hidden states that do not fit go to files in the job directory",
+      "Memory of each rank in all, 4GiB say: hidden states that do not fit go to files in the job "
+      "directory",
       0 },
     { "max-vram", KEY_MAX_VRAM, "SIZE", 0,
       "Memory of a GPU: steps get smaller and hidden states move to the host until it is kept", 0 },
@@ -174,7 +178,7 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     Q_TRY(cal_run_ranges(&r, &ranges, err));
     Q_TRY(cal_stages_text(&times, &stages, err));
     q_log_info(&cli->log, "calibration, %s", times.data);
-    if (o->save)
+    if (o->save && rt_comm_rank(o->run.comm) == 0)
         Q_TRY(cal_stats_write(o->save, force, &r.info, ranges.layer, err));
     *out = ranges.layer;
     ranges.layer = NULL;

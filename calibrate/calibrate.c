@@ -1,6 +1,8 @@
 /* Wiring of a calibration. */
 #include "calibrate/calibrate.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/q_hash.h"
@@ -124,6 +126,7 @@ out:
 void cal_run_close(cal_run *r)
 {
     cal_job_close(r->job);
+    rt_comm_leave(r->o.comm);
     rt_backend_close(r->be);
     cal_data_free(&r->data);
     memset(r, 0, sizeof *r);
@@ -151,7 +154,12 @@ static q_status open_job(cal_run *r, int64_t step_tok, q_err *err)
         Q_TRY(fmt_json_put_str(f, "recipe", r->o.recipe, err));
     if (r->o.search)
         Q_TRY(fmt_json_put_int(f, "search", 1, err));
-    Q_TRY(cal_job_open(&r->job, r->o.job_dir, f, !r->o.no_resume, err));
+    Q_TRY(fmt_json_put_int(f, "number of ranks", rt_comm_ranks(r->o.comm), err));
+    if (rt_comm_rank(r->o.comm) == 0)
+        Q_TRY(cal_job_open(&r->job, r->o.job_dir, f, !r->o.no_resume, err));
+    Q_TRY(rt_comm_wait(r->o.comm, err));
+    if (rt_comm_rank(r->o.comm) > 0)
+        Q_TRY(cal_job_join(&r->job, r->o.job_dir, rt_comm_rank(r->o.comm), err));
 out:
     fmt_json_free(f);
     return st;
@@ -172,6 +180,7 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .be = r->be,
                             .data = &r->data,
                             .client = client,
+                            .comm = r->o.comm,
                             .job = r->job,
                             .max_tok = step_of(r),
                             .max_ram = r->o.max_ram,
@@ -181,13 +190,60 @@ static cal_loop_opts loop_opts(const cal_run *r, const cal_client *client)
                             .log = r->o.log };
 }
 
+/* GPU n + rank for "cuda:n". */
+static q_status open_backend(cal_run *r, q_err *err)
+{
+    const char *name = r->o.device ? r->o.device : "cpu";
+    const int any = strcmp(name, "auto") == 0;
+    const char *colon = strchr(name, ':');
+    char own[32];
+    q_err why = { 0 };
+    q_status st;
+
+    if (!r->o.comm || (!any && strncmp(name, "cuda", 4) != 0))
+        return rt_backend_open(&r->be, name, r->o.threads, err);
+    snprintf(own, sizeof own, "cuda:%ld",
+             (colon ? strtol(colon + 1, NULL, 10) : 0) + rt_comm_rank(r->o.comm));
+    st = rt_backend_open(&r->be, own, r->o.threads, &why);
+    if (any && st == Q_EBACKEND)
+        return rt_backend_open(&r->be, "cpu", r->o.threads, err);
+    return st == Q_OK ? st : q_fail(err, st, "%s", why.msg);
+}
+
+/* All ranks compute on the same kind of device, in steps of the same size: sums go by them. */
+static q_status agree(cal_run *r, cal_plan *p, const cal_client *client, q_err *err)
+{
+    q_status st = Q_OK;
+    char first[32] = "";
+    int64_t step;
+
+    snprintf(first, sizeof first, "%s", r->be->ops->name);
+    Q_TRY(rt_comm_bcast(r->o.comm, first, sizeof first, 0, err));
+    if (strcmp(first, r->be->ops->name) != 0)
+        Q_FAIL(
+            err, Q_EBACKEND,
+            "rank %d would compute on %s, rank 0 on %s: start as many ranks as there are GPUs, or "
+            "use --device cpu",
+            rt_comm_rank(r->o.comm), r->be->ops->name, first);
+    Q_TRY(rt_comm_join(r->o.comm, r->be, err));
+    Q_TRY(cal_run_plan(p, r, client, err));
+    step = p->step_tok;
+    Q_TRY(rt_comm_reduce(r->o.comm, &step, 1, RT_MIN_I64, err));
+    if (step == p->step_tok)
+        goto out;
+    r->o.max_tok = step;
+    Q_TRY(cal_run_plan(p, r, client, err));
+out:
+    return st;
+}
+
 q_status cal_run_plan(cal_plan *p, cal_run *r, const cal_client *client, q_err *err)
 {
     q_status st = Q_OK;
     cal_loop_opts lo;
 
     if (!r->be)
-        Q_TRY(rt_backend_open(&r->be, r->o.device ? r->o.device : "cpu", r->o.threads, err));
+        Q_TRY(open_backend(r, err));
     lo = loop_opts(r, client);
     Q_TRY(cal_plan_make(p, &lo, r->o.job_dir != NULL, err));
 out:
@@ -200,7 +256,9 @@ q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err)
     cal_loop_opts lo;
     cal_plan plan;
 
-    Q_TRY(cal_run_plan(&plan, r, client, err));
+    if (!r->be)
+        Q_TRY(open_backend(r, err));
+    Q_TRY(agree(r, &plan, client, err));
     Q_TRY(open_job(r, plan.step_tok, err));
     lo = loop_opts(r, client);
     lo.plan = &plan;

@@ -19,7 +19,9 @@ enum { CAL_GIVEN_DEVICE = 1, CAL_GIVEN_OTHER = 2 };
 typedef struct cal_run_opts {
     cal_data_opts data;
     const char *chat_format; /* NULL: what the files of the model say */
-    const char *device;      /* as rt_backend_open takes it */
+    const char *device;      /* as rt_backend_open takes it; of ranks the first has this GPU, the
+                              * others those behind it */
+    rt_comm *comm;           /* the ranks that share the samples out; NULL: alone */
     int threads;
     uint64_t max_ram, max_vram;
     int64_t max_tok;

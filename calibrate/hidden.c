@@ -98,6 +98,7 @@ void cal_hidden_close(cal_hidden *h)
     q_file_close(h->was);
     q_out_close(h->next);
     q_free(h->path);
+    q_free(h->older);
     q_free(h->next_path);
     memset(h, 0, sizeof *h);
 }
@@ -228,15 +229,22 @@ q_status cal_hidden_turn(cal_hidden *h, q_err *err)
     }
     if (!(p = q_calloc(1, sizeof *p)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", h->next_path);
-    *p = (publication){ .file = h->next, .before = h->path };
+    *p = (publication){ .file = h->next, .before = h->o.kept > 1 ? h->older : h->path };
+    if (h->o.kept > 1)
+        h->older = h->path;
     h->path = h->next_path;
     h->next = NULL;
     h->next_path = NULL;
     Q_TRY(cal_writer_push(h->o.writer,
-                          &(cal_write){ .run = publish, .drop = drop_publication, .self = p }, NULL,
-                          err));
+                          &(cal_write){ .run = publish, .drop = drop_publication, .self = p },
+                          &h->named, err));
 out:
     return st;
+}
+
+q_status cal_hidden_wait(cal_hidden *h, q_err *err)
+{
+    return cal_writer_wait(h->o.writer, h->named, err);
 }
 
 q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)

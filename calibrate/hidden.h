@@ -12,7 +12,8 @@
  *
  * x is memory of the backend.  On the device and in host memory rows are overwritten in place.  A
  * file gets its rows from the writer (writer.h) and its name when it is complete and on the disk;
- * then the one before it goes away, so that a killed run finds the last whole layer.  Where rows
+ * then the one before it goes away (or the one before that), so that a killed run finds the last
+ * whole layer.  Where rows
  * live changes no bit of them.  Threads: one. */
 #ifndef CAL_HIDDEN_H
 #define CAL_HIDDEN_H
@@ -32,6 +33,7 @@ typedef struct cal_hidden_opts {
     int64_t step; /* rows of one get or put at most */
     cal_place place;
     int64_t device_rows; /* of CAL_IN_MEMORY: the first ones, which lie on the device */
+    int kept;            /* files that stay: 1, or 2 where ranks may be a layer apart */
 } cal_hidden_opts;
 
 #define CAL_STAGES 3 /* puts that may wait for the disk */
@@ -49,9 +51,11 @@ typedef struct cal_hidden {
     float *mem;  /* [the rest, width] host memory, NULL: none */
     cal_rows stage[CAL_STAGES];
     unsigned turn;
-    q_out *next; /* file of this layer, NULL: it gets none */
-    q_file *was; /* in files: of the layer before */
-    char *path;  /* of the last file that has its name, or will have */
+    q_out *next;    /* file of this layer, NULL: it gets none */
+    q_file *was;    /* in files: of the layer before */
+    char *path;     /* of the last file that has its name, or will have */
+    char *older;    /* and of the one before, if it is kept */
+    uint64_t named; /* ticket of the last one */
     char *next_path;
 } cal_hidden;
 
@@ -66,6 +70,8 @@ q_status cal_hidden_get(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *
 q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err);
 /* Hands the file to the writer, which publishes it behind everything pushed before. */
 q_status cal_hidden_turn(cal_hidden *h, q_err *err);
+/* Returns when the last file that was handed over is on the disk. */
+q_status cal_hidden_wait(cal_hidden *h, q_err *err);
 /* Takes what a stopped run has stored.  Errors: Q_EFORMAT (another size). */
 q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err);
 

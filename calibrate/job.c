@@ -15,7 +15,8 @@
 
 struct cal_job {
     char *dir;
-    int lock;
+    int lock; /* -1: of another rank */
+    int rank;
 };
 
 /* The lock lives as long as the descriptor: a killed run leaves none behind. */
@@ -118,6 +119,22 @@ out:
     return st;
 }
 
+q_status cal_job_join(cal_job **out, const char *dir, int rank, q_err *err)
+{
+    q_status st = Q_OK;
+    cal_job *job = q_calloc(1, sizeof *job);
+
+    if (!job || !(job->dir = q_strdup(dir)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", dir);
+    job->lock = -1;
+    job->rank = rank;
+    *out = job;
+    job = NULL;
+out:
+    q_free(job);
+    return st;
+}
+
 void cal_job_close(cal_job *job)
 {
     if (!job)
@@ -158,6 +175,8 @@ char *cal_job_layer_path(const cal_job *job, int64_t layer)
 
 char *cal_job_hidden_path(const cal_job *job, int64_t layer)
 {
+    if (job->rank > 0)
+        return q_format("%s/hidden-%04lld.%d.bin", job->dir, (long long)layer, job->rank);
     return q_format("%s/hidden-%04lld.bin", job->dir, (long long)layer);
 }
 

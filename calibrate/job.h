@@ -23,6 +23,9 @@ typedef struct cal_job cal_job;
 q_status cal_job_open(cal_job **out, const char *dir, const fmt_json *fingerprint, int resume,
                       q_err *err);
 void cal_job_close(cal_job *job);
+/* The directory for another rank of the run (runtime/comm.h), once rank 0 has opened it: its hidden
+ * states have files of their own, the lock is that of rank 0.  Errors: Q_ENOMEM. */
+q_status cal_job_join(cal_job **out, const char *dir, int rank, q_err *err);
 /* What a number of the fingerprint was when the job in dir was begun; 0: there is none. */
 int64_t cal_job_begun_with(const char *dir, const char *key);
 /* Deletes the directory, which may be open or absent. */
@@ -31,7 +34,8 @@ const char *cal_job_dir(const cal_job *job);
 
 /* Names inside the directory; owned by the caller, NULL when out of memory. */
 char *cal_job_layer_path(const cal_job *job, int64_t layer);  /* layer-0007.h5 */
-char *cal_job_hidden_path(const cal_job *job, int64_t layer); /* hidden-0007.bin: behind layer 7 */
+char *cal_job_hidden_path(const cal_job *job, int64_t layer); /* hidden-0007.bin: behind layer 7;
+                                                               * of rank 1: hidden-0007.1.bin */
 int cal_job_has_layer(const cal_job *job, int64_t layer);
 /* The last layer, at most `below`, whose hidden states are stored; -1: none. */
 int64_t cal_job_last_hidden(const cal_job *job, int64_t below);

@@ -29,6 +29,7 @@ typedef struct loop {
     cal_step step;
     rt_model *layer; /* the resident one */
     int64_t at;      /* its number */
+    int always;      /* hidden states are stored behind every layer */
     uint64_t result; /* ticket of the last one that was handed to the writer */
     double stored;   /* q_now when hidden states were last begun to be stored */
     q_progress *progress;
@@ -137,7 +138,7 @@ static q_status keep_result(loop *l, q_err *err)
         Q_FAIL(err, Q_ENOMEM, "no memory for a result");
     *r = (result){ .client = o->client, .layer = l->at };
     Q_TRY(o->client->done(o->client->self, l->at, &r->v, err));
-    if (!o->job)
+    if (!o->job || rt_comm_rank(o->comm) > 0)
         goto out;
     if (!(r->path = cal_job_layer_path(o->job, l->at)))
         Q_FAIL(err, Q_ENOMEM, "no memory for file names");
@@ -150,31 +151,48 @@ out:
     return st;
 }
 
-/* Whether hidden states behind this layer become durable: in files always, else in time. */
-static int is_stored(const loop *l)
+/* Whether hidden states behind this layer become durable: in files always, else in time.  All ranks
+ * do the same. */
+static q_status is_stored(const loop *l, int *yes, q_err *err)
 {
-    return l->o->job && l->at + 1 < l->m->layers &&
-           (l->plan.place == CAL_IN_FILES || l->plan.hidden_bytes <= EVERY_LAYER ||
-            q_now() - l->stored >= SELDOM);
+    *yes = l->o->job && l->at + 1 < l->m->layers &&
+           (l->always || l->plan.hidden_bytes <= EVERY_LAYER || q_now() - l->stored >= SELDOM);
+    return rt_comm_bcast(l->o->comm, yes, sizeof *yes, 0, err);
+}
+
+/* Opens the file of this layer when all ranks have theirs of the one stored before: of two that
+ * stay, one is then of a layer that all have. */
+static q_status begin_file(loop *l, q_err *err)
+{
+    q_status st = Q_OK;
+    char *path = cal_job_hidden_path(l->o->job, l->at);
+
+    if (!path)
+        Q_FAIL(err, Q_ENOMEM, "no memory for file names");
+    if (l->o->comm) {
+        Q_TRY(cal_hidden_wait(&l->hidden, err));
+        Q_TRY(rt_comm_wait(l->o->comm, err));
+    }
+    Q_TRY(cal_hidden_begin(&l->hidden, path, err));
+    l->stored = q_now();
+out:
+    q_free(path);
+    return st;
 }
 
 static q_status last_pass(loop *l, q_err *err)
 {
     q_status st = Q_OK;
-    char *path = NULL;
+    int stored = 0;
 
-    if (is_stored(l)) {
-        l->stored = q_now();
-        if (!(path = cal_job_hidden_path(l->o->job, l->at)))
-            Q_FAIL(err, Q_ENOMEM, "no memory for file names");
-        Q_TRY(cal_hidden_begin(&l->hidden, path, err));
-    }
+    Q_TRY(is_stored(l, &stored, err));
+    if (stored)
+        Q_TRY(begin_file(l, err));
     Q_TRY(pass(l, l->o->client->points, 1, err));
     cal_stage_begin(l->o->stages, CAL_T_DISK);
     Q_TRY(keep_result(l, err)); /* before the hidden states: see resume */
     Q_TRY(cal_hidden_turn(&l->hidden, err));
 out:
-    q_free(path);
     return st;
 }
 
@@ -203,6 +221,21 @@ out:
     return st;
 }
 
+/* The last layer up to `below` whose hidden states all ranks have stored; -1: none. */
+static q_status last_hidden(const loop *l, int64_t below, int64_t *out, q_err *err)
+{
+    q_status st = Q_OK;
+    int64_t least = below;
+
+    do {
+        *out = least;
+        least = cal_job_last_hidden(l->o->job, *out);
+        Q_TRY(rt_comm_reduce(l->o->comm, &least, 1, RT_MIN_I64, err));
+    } while (least != *out);
+out:
+    return st;
+}
+
 /* Continues behind the last layer whose hidden states are stored; the client's results exist for
  * all layers up to there, because they are written first. */
 static q_status resume(loop *l, q_err *err)
@@ -216,8 +249,9 @@ static q_status resume(loop *l, q_err *err)
         return Q_OK;
     while (n < l->m->layers && cal_job_has_layer(o->job, n))
         n++;
+    Q_TRY(rt_comm_bcast(o->comm, &n, sizeof n, 0, err)); /* rank 0 stores them */
     if (n < l->m->layers) {
-        stored = cal_job_last_hidden(o->job, n - 1);
+        Q_TRY(last_hidden(l, n - 1, &stored, err));
         n = stored + 1;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -246,11 +280,15 @@ static q_status open_loop(loop *l, q_err *err)
 {
     q_status st = Q_OK;
     const cal_loop_opts *o = l->o;
+    uint32_t always;
 
     if (o->plan)
         l->plan = *o->plan;
     else
         Q_TRY(cal_plan_make(&l->plan, o, o->job != NULL, err));
+    always = l->plan.place == CAL_IN_FILES;
+    Q_TRY(rt_comm_reduce(o->comm, &always, 1, RT_MAX_U32, err));
+    l->always = always != 0;
     o->be->max_bytes = o->max_vram;
     Q_TRY(cal_writer_open(&l->writer, err));
     Q_TRY(cal_hidden_open(&l->hidden,
@@ -260,7 +298,8 @@ static q_status open_loop(loop *l, q_err *err)
                                               .width = l->m->hid,
                                               .step = l->plan.step_tok,
                                               .place = l->plan.place,
-                                              .device_rows = l->plan.device_rows },
+                                              .device_rows = l->plan.device_rows,
+                                              .kept = o->comm ? 2 : 1 },
                           err));
     Q_TRY(resume(l, err));
     if (l->at == l->m->layers)
@@ -292,6 +331,7 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
         Q_TRY(one_layer(&l, err));
     cal_stage_begin(o->stages, CAL_T_DISK);
     Q_TRY(cal_writer_finish(l.writer, err));
+    Q_TRY(rt_comm_wait(o->comm, err)); /* the job may be removed now */
 out:
     cal_stage_begin(o->stages, CAL_T_START);
     if (begun)

@@ -10,6 +10,7 @@
 
 #include "calibrate/quant_job.h"
 #include "calibrate/quant_report.h"
+#include "calibrate/ranks_cli.h"
 #include "calibrate/report_parts.h"
 #include "formats/json_cli.h"
 
@@ -207,6 +208,8 @@ static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomi
     double seconds;
 
     Q_TRY(cal_quant_job_run(&j, o, cli, stop, err));
+    if (rt_comm_rank(o->run.comm) > 0) /* the first one writes */
+        goto out;
     Q_TRY(fmt_json_new(&how, err));
     Q_TRY(cal_quant_job_json(how, &j, err));
     cal_stage_begin(&j.stages, CAL_T_PACK);
@@ -249,17 +252,22 @@ int cal_quant_main(cal_quant_cli *o, q_cli *cli, const struct argp *argp, int ar
                    cal_archive_fn write)
 {
     q_err err = { 0 };
-    q_status st = q_cli_parse(cli, argp, argc, argv, NULL, &err);
-    const volatile sig_atomic_t *stop = q_cli_catch_signals();
+    q_status st;
+    const volatile sig_atomic_t *stop;
 
+    cli->several = 1;
+    st = q_cli_parse(cli, argp, argc, argv, NULL, &err);
+    stop = q_cli_catch_signals();
+    if (st == Q_OK)
+        st = cal_ranks_open(&o->run.comm, cli, &err);
 #if defined(_OPENMP)
     if (cli->threads > 0)
         omp_set_num_threads(cli->threads);
 #endif
-    if (st == Q_OK)
+    if (st == Q_OK && cal_ranks_work(o->run.comm, !o->rtn && !o->dry_run))
         st = o->dry_run ? dry_run(o, cli, &err) : run(o, cli, stop, write, &err);
     if (st == Q_ECANCEL)
         q_log_warn(&cli->log, "continue with the same command: %s.job keeps what is done",
                    o->output);
-    return q_cli_exit(cli, st, &err);
+    return cal_ranks_exit(o->run.comm, cli, st, &err);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "calibrate/kv_cli.h"
+#include "calibrate/ranks_cli.h"
 #include "convert/archive.h"
 #include "convert/convert_cli.h"
 #include "convert/exec.h"
@@ -20,7 +21,7 @@ static struct opts {
     cal_kv_cli kv;
     cal_cli_opts cal;
     q_cli cli;
-} o;
+} o = { .cli.several = 1 };
 
 static const char doc[] =
     "Find the ranges of keys and values on calibration texts, and write an FT directory, or an "
@@ -107,6 +108,11 @@ out:
     return st;
 }
 
+static int writes(void) /* this rank does */
+{
+    return rt_comm_rank(o.cal.run.comm) == 0;
+}
+
 static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *err)
 {
     q_status st = Q_OK;
@@ -116,8 +122,11 @@ static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *
     qnt_ranges *ranges = NULL;
     cvt_result r = { 0 };
 
-    Q_TRY(cvt_run_check(p, &ro, err));
+    if (writes())
+        Q_TRY(cvt_run_check(p, &ro, err));
     Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.kv.output, stop, o.kv.force, err));
+    if (!writes())
+        goto out;
     Q_TRY(cvt_plan_set_ranges(p, ranges, err));
     Q_TRY(cvt_run(&r, p, &ro, err));
     if (!o.cal.stats)
@@ -178,6 +187,8 @@ static q_status run_archive(const fmt_src *src, const volatile sig_atomic_t *sto
         goto out;
     }
     Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, src, o.kv.output, stop, o.kv.force, err));
+    if (!writes())
+        goto out;
     Q_TRY(write_archive(&r, src, ranges, stop, err));
     Q_TRY(cal_cli_done(o.kv.output, err));
     Q_TRY(report(src, ranges, &r, err));
@@ -223,14 +234,16 @@ int main(int argc, char **argv)
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
     const volatile sig_atomic_t *stop = q_cli_catch_signals();
 
+    if (st == Q_OK)
+        st = cal_ranks_open(&o.cal.run.comm, &o.cli, &err);
 #if defined(_OPENMP)
     if (o.cli.threads > 0)
         omp_set_num_threads(o.cli.threads);
 #endif
-    if (st == Q_OK)
+    if (st == Q_OK && cal_ranks_work(o.cal.run.comm, !o.cal.stats && !o.kv.dry_run))
         st = run(stop, &err);
     if (st == Q_ECANCEL)
         q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
                    o.kv.output);
-    return q_cli_exit(&o.cli, st, &err);
+    return cal_ranks_exit(o.cal.run.comm, &o.cli, st, &err);
 }

@@ -14,6 +14,7 @@
 
 #include "calibrate/cal_cli.h"
 #include "calibrate/range_report.h"
+#include "calibrate/ranks_cli.h"
 #include "calibrate/report_parts.h"
 #include "convert/convert_cli.h"
 #include "convert/exec.h"
@@ -25,7 +26,7 @@ static struct opts {
     q_cli cli;
     cvt_cli_opts cvt;
     cal_cli_opts cal;
-} o;
+} o = { .cli.several = 1 };
 
 static const volatile sig_atomic_t *stop;
 
@@ -147,10 +148,14 @@ static q_status run_plan(cvt_plan *p, double start, q_err *err)
                               .log = &o.cli.log };
     qnt_ranges *ranges = NULL;
     cvt_result r = { 0 };
+    const int first = rt_comm_rank(o.cal.run.comm) == 0; /* it writes */
 
-    Q_TRY(cvt_run_check(p, &ro, err));
+    if (first)
+        Q_TRY(cvt_run_check(p, &ro, err));
     if (cvt_plan_makes(p))
         Q_TRY(calibrate(p, &ranges, err));
+    if (!first)
+        goto out;
     Q_TRY(cvt_run(&r, p, &ro, err));
     if (ranges && !o.cal.no_report)
         Q_TRY(report(p, &r, err));
@@ -199,20 +204,24 @@ int main(int argc, char **argv)
 {
     q_err err = { 0 };
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
+    const int makes = o.cvt.smooth || o.cvt.kv_scales;
+    const int shared = makes && !o.cvt.verify && !o.cvt.dry_run && !o.cal.stats;
 
+    if (st == Q_OK)
+        st = cal_ranks_open(&o.cal.run.comm, &o.cli, &err);
 #if defined(_OPENMP)
-    const int loops = o.cvt.smooth || o.cvt.kv_scales || o.cvt.to != CVT_TO_FT; /* of OpenMP */
+    const int loops = makes || o.cvt.to != CVT_TO_FT; /* of OpenMP */
 
     if (loops && o.cli.threads > 0)
         omp_set_num_threads(o.cli.threads);
 #endif
     stop = q_cli_catch_signals();
-    if (st == Q_OK)
+    if (st == Q_OK && cal_ranks_work(o.cal.run.comm, shared))
         st = o.cvt.verify            ? cvt_verify_cli(o.cvt.verify, &o.cli, stop, &err)
              : o.cvt.to == CVT_TO_FT ? convert(&err)
                                      : cvt_rewrite_cli(&o.cvt, &o.cli, stop, &err);
-    if (st == Q_ECANCEL && (o.cvt.smooth || o.cvt.kv_scales))
+    if (st == Q_ECANCEL && makes)
         q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
                    o.cvt.output);
-    return q_cli_exit(&o.cli, st, &err);
+    return cal_ranks_exit(o.cal.run.comm, &o.cli, st, &err);
 }

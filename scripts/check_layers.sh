@@ -33,6 +33,7 @@ declare -A only=(
   [cuda.h]="runtime/cuda/cu_map.h"
   [cublasLt.h]="runtime/cuda/cublaslt.c"
   [mpi.h]="runtime/comm_mpi.c"
+  [nccl.h]="runtime/cuda/comm_nccl.c"
 )
 is_program() { case $1 in */qwen_*.c) return 0 ;; *) return 1 ;; esac; }
 # option groups shared by programs: the only library files that may use argp

@@ -60,6 +60,20 @@ static error_t parse_shared(int key, char *arg, struct argp_state *state)
 const struct argp q_cli_argp = { .options = options, .parser = parse_shared };
 const struct argp_child q_cli_children[] = { { &q_cli_argp, 0, "Common options:", 90 }, { 0 } };
 
+/* Processes that an mpirun has started: OpenMPI's, or that of MPICH and its kin. */
+static int started_ranks(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *text = getenv(names[i]);
+
+        if (text && atoi(text) > 1)
+            return atoi(text);
+    }
+    return 1;
+}
+
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err)
 {
@@ -78,6 +92,12 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
         c->log.progress = 0;
     else
         c->log.progress = tty ? 2 : 1;
+    c->ranks = started_ranks();
+    if (c->ranks > 1 && !c->several)
+        return q_fail(
+            err, Q_EUNSUPPORTED,
+            "mpirun started %d of this program, which works alone: start it without mpirun",
+            c->ranks);
     return Q_OK;
 }
 

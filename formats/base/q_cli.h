@@ -33,12 +33,15 @@ typedef struct q_cli {
     uint64_t seed;                /* --seed, default 0 */
     int quiet, verbose, progress; /* progress: -1 by terminal, 0, 1 */
     q_log log;                    /* ready after q_cli_parse */
+    int several; /* set before: this program knows what to do when mpirun starts several of it */
+    int ranks;   /* how many it has started, 1 without it; after q_cli_parse */
 } q_cli;
 
 extern const struct argp q_cli_argp;             /* the shared options */
 extern const struct argp_child q_cli_children[]; /* --json --threads --seed -q -v --progress ... */
 
-/* Parse, resolve log level and progress.  Exits for --help and usage errors (argp does). */
+/* Parse, resolve log level and progress.  Exits for --help and usage errors (argp does).
+ * Errors: Q_EUNSUPPORTED (several ranks of a program that works alone). */
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err);
 /* SIGINT, SIGTERM and SIGHUP (unless ignored, as under nohup) set the flag returned, which long

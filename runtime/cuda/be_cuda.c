@@ -16,6 +16,7 @@
 
 #include "formats/base/q_mem.h"
 #include "runtime/cuda/cu.h"
+#include "runtime/cuda/cu_comm.h"
 
 #define COPY_BYTES  ((size_t)1 << 30) /* a copy of several times the L2 */
 #define COPY_PASSES 8
@@ -424,6 +425,7 @@ const rt_backend_ops cuda_backend = {
     .pick = cu_pick,
     .keys = cu_keys,
     .math = cu_math_open,
+    .join = cu_join,
     .weight_get = cu_weight_get,
     .weight_set = cu_weight_set,
     .layers = cu_layers,

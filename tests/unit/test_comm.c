@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "formats/base/q_mem.h"
+#include "runtime/backend.h"
 #include "runtime/comm.h"
 #include "tests/t.h"
 
@@ -87,6 +88,46 @@ static void t_largest_smallest_told(void)
     T_OK(rt_comm_reduce(comm, NULL, 0, RT_SUM_F32, &err), err); /* nothing */
 }
 
+/* The same tree through the memory of GPUs, one for each rank. */
+static void t_memory_of_gpus(void)
+{
+    enum { N = 9000017 }; /* more than one piece of those, and a part of one */
+    const int rank = rt_comm_rank(comm), ranks = rt_comm_ranks(comm);
+    char name[16];
+    rt_backend *be = NULL;
+    q_err err = { 0 };
+    int64_t there;
+    float *v;
+    void *dev = NULL;
+
+    if (ranks < 2)
+        T_SKIP("one rank: see tests/cli/ranks.sh");
+    snprintf(name, sizeof name, "cuda:%d", rank);
+    there = rt_backend_open(&be, name, 1, &err) == Q_OK;
+    err = (q_err){ 0 };
+    T_OK(rt_comm_reduce(comm, &there, 1, RT_MIN_I64, &err), err);
+    if (!there) {
+        rt_backend_close(be);
+        T_SKIP("not a GPU for each of %d ranks", ranks);
+    }
+    T_OK(rt_comm_join(comm, be, &err), err);
+    T_TRUE((v = q_calloc(N, sizeof *v)) != NULL);
+    for (int64_t i = 0; i < N; i++)
+        v[i] = of_rank(rank, i);
+    T_OK(be->ops->alloc(be, N * sizeof *v, &dev, &err), err);
+    T_OK(be->ops->copy(be, dev, v, N * sizeof *v, RT_TO_DEVICE, &err), err);
+    T_OK(rt_comm_sum(comm, dev, N, &err), err);
+    T_OK(be->ops->copy(be, v, dev, N * sizeof *v, RT_TO_HOST, &err), err);
+    T_OK(be->ops->sync(be, &err), err);
+    for (int64_t i = 0; i < N; i++)
+        T_TRUE((double)v[i] == tree(0, ranks, i, 0));
+    printf("# %d GPUs: %d sums have the bits of the tree\n", ranks, N);
+    be->ops->free(be, dev);
+    rt_comm_leave(comm);
+    rt_backend_close(be);
+    q_free(v);
+}
+
 static void t_alone(void)
 {
     float v = 3;
@@ -103,7 +144,7 @@ static void t_alone(void)
 }
 
 static const t_case cases[] = {
-    T(t_alone), T(t_sums_are_a_tree), T(t_largest_smallest_told), { 0 }
+    T(t_alone), T(t_sums_are_a_tree), T(t_largest_smallest_told), T(t_memory_of_gpus), { 0 }
 };
 
 int main(int argc, char **argv)
