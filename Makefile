@@ -147,7 +147,8 @@ demo: ## install what is missing, build, convert, run and evaluate the built-in 
 DIST       := build/dist
 DIST_BIN    = $(foreach p,$(PROGS),$(call bin,$p)) $(TOOLS)
 DIST_TESTS  = $(addprefix $B/tests/ops/,test_cuda test_w8a8_linear test_kv8 test_cuda_quant test_step test_ops test_attn test_vectors) \
-              $(addprefix $B/tests/model/,test_golden test_families test_loop_plan test_quant_loop) $B/tests/bench/bench_cuda
+              $(addprefix $B/tests/model/,test_golden test_families test_loop_plan test_quant_loop) $B/tests/unit/test_comm \
+              $B/tests/bench/bench_cuda
 DIST_SYSTEM = linux-vdso|ld-linux|libc\.so|libm\.so|libdl|librt|libpthread|libgcc_s|libstdc
 
 dist: $(DIST_BIN) ## a folder that runs on Debian 12 and Ubuntu 24.04 as it is

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 /* What fails in all ranks alike is said by rank 0, which ends the others meanwhile. */
-#define FIRST_WORD 300000 /* microseconds */
+#define FIRST_WORD 900000 /* microseconds */
 
 /* Threads of a rank: its part of the cores, unless mpirun has bound it to some. */
 static void share_cores(const rt_comm *c, q_cli *cli)
@@ -57,11 +57,11 @@ int cal_ranks_work(const rt_comm *c, int calibrates)
 
 int cal_ranks_exit(rt_comm *c, const q_cli *cli, q_status st, const q_err *err)
 {
-    int code;
+    int code = q_exit_code(st);
 
-    if (st != Q_OK && rt_comm_rank(c) > 0)
-        usleep(FIRST_WORD);
-    code = q_cli_exit(cli, st, err);
+    /* the signal of an mpirun that ends all interrupts the sleep */
+    if (st == Q_OK || rt_comm_rank(c) == 0 || usleep(FIRST_WORD) == 0)
+        code = q_cli_exit(cli, st, err);
     if (code != 0)
         rt_comm_abort(c, code);
     rt_comm_close(c);

@@ -52,7 +52,7 @@ run_one() {
     cat "$dir/lines"
 }
 
-long='/(calibrate|calibrate_golden|quantize|test_golden|test_quant_loop|test_families|benchmark)(\.sh)?$'
+long='/(calibrate|calibrate_golden|quantize|test_golden|test_quant_loop|test_families|benchmark|ranks)(\.sh)?$'
 mapfile -t tests < <(printf '%s\n' "$@" | grep -E "$long"; printf '%s\n' "$@" | grep -vE "$long")
 n=0
 for t in "${tests[@]}"; do

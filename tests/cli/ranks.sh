@@ -20,4 +20,80 @@ done
 expect_exit 64 ranks 3 "$BUILD/tests/unit/test_comm"
 expect_stderr 'mpirun started 3 ranks, wanted 1, 2, 4 or 8'
 tap_ok "sums over 2, 4 and 8 ranks are a binary tree; 3 are refused"
+
+model=$root/datasets/qwen-tiny data=$root/datasets/samples.jsonl
+gptq=$(bin qwen-gptq) awq=$(bin qwen-awq) convert=$(bin qwen-convert) kv=$(bin qwen-calibrate-kv)
+cal=(--calib-data "$data" --calib-samples 9 --calib-seq-len 64 --device cpu)
+root_of() { sed -nE 's/.*"root_sha256": "([0-9a-f]+)".*/\1/p' "$1/1-gpu/manifest.json"; }
+
+for n in 1 2 4; do
+    expect_exit 0 ranks $n "$gptq" -i "$model" -o "$tmp/g$n.h5" "${cal[@]}" --true-sequential
+    expect_equal "$(grep -c 'output error' "$tmp/stdout")" 1
+    expect cmp "$tmp/g1.h5" "$tmp/g$n.h5"
+    expect test ! -e "$tmp/g$n.h5.job"
+done
+for n in 1 2; do
+    expect_exit 0 ranks $n "$awq" -i "$model" -o "$tmp/a$n.h5" "${cal[@]}"
+done
+expect cmp "$tmp/a1.h5" "$tmp/a2.h5"
+tap_ok "qwen-gptq and qwen-awq: 1, 2 and 4 ranks write the same bytes, once"
+
+expect_exit 0 "$convert" -i "$model" -o "$tmp/c1" --smoothquant auto --calibrate-kv-cache "${cal[@]}" \
+    --save-stats "$tmp/c1.h5"
+expect_exit 0 ranks 2 "$convert" -i "$model" -o "$tmp/c2" --smoothquant auto --calibrate-kv-cache \
+    "${cal[@]}" --save-stats "$tmp/c2.h5"
+expect cmp "$tmp/c1.h5" "$tmp/c2.h5"
+expect_equal "$(root_of "$tmp/c2")" "$(root_of "$tmp/c1")"
+expect_exit 0 "$kv" -m "$model" -o "$tmp/k1" "${cal[@]}"
+expect_exit 0 ranks 2 "$kv" -m "$model" -o "$tmp/k2" "${cal[@]}"
+expect_equal "$(root_of "$tmp/k2")" "$(root_of "$tmp/k1")"
+expect_exit 0 ranks 2 "$convert" -i "$model" -o "$tmp/f2" # no samples to share
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/r2.h5" --rtn
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/d.h5" "${cal[@]}" --dry-run
+expect_equal "$(grep -c '^memory' "$tmp/stdout")" 1
+tap_ok "qwen-convert and qwen-calibrate-kv: so do they; work without samples is done once"
+
+long=(--calib-data "$data" --calib-samples 48 --calib-seq-len 64 --device cpu)
+ranks_of() { # PID: processes of qwen-gptq below it
+    local p
+    for p in $(pgrep -P "$1"); do
+        if [ "$(cat "/proc/$p/comm")" = qwen-gptq ]; then echo "$p"; else ranks_of "$p"; fi
+    done
+}
+start() { # leaves $pid, when two layers are stored
+    ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}" >"$tmp/stdout" 2>"$tmp/stderr" &
+    pid=$!
+    for _ in $(seq 1500); do [ -e "$tmp/j.h5.job/hidden-0001.1.bin" ] && break; sleep 0.02; done
+}
+start
+kill -KILL "$(ranks_of $pid | tail -1)"
+wait $pid
+expect_equal $? 137
+expect test ! -e "$tmp/j.h5"
+expect_exit 78 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}"
+expect_stderr 'j.h5.job: was begun with another number of ranks \(2, now 1\)'
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}"
+expect_stderr 'continuing .*/j.h5.job behind layer'
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/j1.h5" "${long[@]}"
+expect cmp "$tmp/j1.h5" "$tmp/j.h5"
+tap_ok "a killed rank ends all; as many go on to the same bytes, another number is refused"
+
+rm "$tmp/j.h5"
+start
+kill -TERM "$(ranks_of $pid | head -1)"
+wait $pid
+expect_equal $? 75
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}"
+expect cmp "$tmp/j1.h5" "$tmp/j.h5"
+tap_ok "a signal to one rank is exit 75 of all, and the same command goes on"
+
+expect_exit 64 ranks 2 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --calib-samples 1
+expect_stderr '1 samples for 2 ranks: use more text, or fewer ranks'
+expect_exit 66 ranks 2 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$tmp/none.jsonl"
+expect_equal "$(grep -c 'none.jsonl' "$tmp/stderr")" 1
+expect_exit 78 ranks 2 "$(bin qwen-inspect)" "$model"
+expect_stderr 'mpirun started 2 of this program, which works alone'
+expect_exit 78 env OMPI_COMM_WORLD_SIZE=2 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}"
+expect test ! -e "$tmp/n.h5"
+tap_ok "too few samples, a failure of all ranks is said once, programs that work alone"
 tap_done
