@@ -4,8 +4,8 @@
 set -u
 me=${0##*/}
 build='gcc g++ make pkg-config libc6-dev libjansson-dev libhdf5-dev libopenblas-dev libutf8proc-dev
-libsentencepiece-dev'
-test='libcmocka-dev libpcre2-dev libopenmpi-dev openmpi-bin'
+libsentencepiece-dev libopenmpi-dev openmpi-bin'
+test='libcmocka-dev libpcre2-dev'
 fuzz='clang libclang-rt-dev'
 
 usage() {
