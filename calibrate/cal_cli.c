@@ -157,7 +157,6 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     q_status st = Q_OK;
     cal_run r = { 0 };
     cal_ranges ranges = { 0 };
-    cal_stages stages = { 0 };
     q_buf times = { 0 };
     char *job = NULL;
 
@@ -173,15 +172,17 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     o->run.tool = "qwenkit " Q_VERSION;
     o->run.stop = stop;
     o->run.log = &cli->log;
-    o->run.stages = &stages;
+    o->run.stages = &o->stages;
     Q_TRY(cal_run_open(&r, src, &o->run, err));
     Q_TRY(cal_run_ranges(&r, &ranges, err));
-    Q_TRY(cal_stages_text(&times, &stages, err));
+    Q_TRY(cal_stages_text(&times, &o->stages, err));
     q_log_info(&cli->log, "calibration, %s", times.data);
     if (o->save && rt_comm_rank(o->run.comm) == 0)
         Q_TRY(cal_stats_write(o->save, force, &r.info, ranges.layer, err));
     *out = ranges.layer;
+    o->cost = ranges.cost;
     ranges.layer = NULL;
+    ranges.cost = NULL;
 out:
     cal_ranges_close(&ranges);
     cal_run_close(&r);

@@ -17,6 +17,8 @@ typedef struct cal_cli_opts {
     cal_run_opts run;         /* data, chat_format, device, budgets, no_resume are set by options */
     const char *stats, *save; /* statistics files to read, to write */
     int no_report;
+    cal_stages stages; /* set by cal_cli_ranges: where its time went */
+    cal_cost *cost;    /* set by cal_cli_ranges; [layers], freed by its owner; NULL: with --stats */
 } cal_cli_opts;
 
 extern const struct argp cal_argp;

@@ -13,7 +13,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "quant/awq.h"
 #include "quant/gptq.h"
@@ -274,6 +273,7 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
     spent(q, &q->times.weights);
     fmt_report_buckets(stat->input, q->gram.max[role], (size_t)cols_of(q, role));
     Q_TRY(make_codes(q, &q->out.t[role], &means, name, role, err));
+    cal_quant_count(stat, &q->out.t[role]);
     spent(q, &q->times.codes);
     if (!q->o.factors) /* the search has it */
         Q_TRY(qnt_nearest_error(&q->d, &stat->nearest, q->layer.w[role], H, N, K, &nearest, err));
@@ -364,7 +364,6 @@ static q_status done(void *self, int64_t layer, void **result, q_err *err)
 {
     q_status st = Q_OK;
     cal_quant *q = self;
-    struct rusage used = { 0 };
     float *kv = q->kv + layer * 2 * q->m->n_kv;
     cal_quant_layer *out = q_malloc(sizeof *out);
 
@@ -372,9 +371,7 @@ static q_status done(void *self, int64_t layer, void **result, q_err *err)
         Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
     Q_TRY(cal_kv_take(&q->ranges, layer, kv, err));
     Q_TRY(copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
-    getrusage(RUSAGE_SELF, &used);
-    q->out.cost =
-        (cal_quant_cost){ .seconds = q_now() - q->since, .memory = (double)used.ru_maxrss * 1024 };
+    q->out.cost = cal_cost_since(q->since);
     q_log_put(
         q->o.log, Q_LOG_DEBUG,
         "layer %lld: %.2f s: passes %.2f, factors %.2f, weights %.2f, codes %.2f, errors %.2f, "

@@ -53,7 +53,7 @@ typedef struct cal_quant {
     qnt_layer layer;      /* of the source, folded; in f32; linears in memory of the device */
     cal_quant_layer out;  /* of the current layer */
     cal_quant_stat *stat; /* [layers, FMT_ROLES] */
-    cal_quant_cost *cost; /* [layers] */
+    cal_cost *cost;       /* [layers] */
     float *kv;            /* [layers, 2, n_kv] largest keys and values of every head */
     double since;         /* q_now at the begin of the layer */
     cal_quant_times times;

@@ -174,6 +174,8 @@ static q_status done(void *self, int64_t layer, void **result, q_err *err)
     Q_TRY(take_ranges(r, layer, err));
     if (r->search)
         Q_TRY(search_layer(r, layer, err));
+    r->cost[layer] = cal_cost_since(r->since);
+    r->since = q_now();
     *result = &r->layer[layer];
 out:
     return st;
@@ -183,15 +185,15 @@ static q_status store(void *self, int64_t layer, const void *result, const char 
 {
     const cal_ranges *r = self;
 
-    (void)layer;
-    return cal_stats_write_layer(path, r->m, result, err);
+    return cal_stats_write_layer(path, r->m, result, &r->cost[layer], err);
 }
 
 static q_status load(void *self, int64_t layer, const char *path, q_err *err)
 {
     cal_ranges *r = self;
 
-    return cal_stats_read_layer(path, r->m, &r->layer[layer], err);
+    r->since = q_now();
+    return cal_stats_read_layer(path, r->m, &r->layer[layer], &r->cost[layer], err);
 }
 
 uint64_t cal_ranges_bytes(const fmt_model *m, int search, uint64_t *device)
@@ -242,6 +244,7 @@ static q_status begin(void *self, rt_backend *be, rt_comm *comm, q_err *err)
     q_status st = Q_OK;
     cal_ranges *r = self;
 
+    r->since = q_now();
     r->d = qnt_dev_host();
     r->comm = comm;
     if (be->ops->math)
@@ -298,7 +301,8 @@ q_status cal_ranges_open(cal_ranges *r, const fmt_src *src, int64_t search, q_er
                               .done = done,
                               .store = store,
                               .load = load };
-    if (!(r->layer = q_calloc((size_t)m->layers, sizeof *r->layer)))
+    if (!(r->layer = q_calloc((size_t)m->layers, sizeof *r->layer)) ||
+        !(r->cost = q_calloc((size_t)m->layers, sizeof *r->cost)))
         Q_FAIL(err, Q_ENOMEM, "no memory for %lld layers", (long long)m->layers);
     for (int64_t i = 0; i < m->layers; i++)
         Q_TRY(qnt_ranges_alloc(&r->layer[i], m, err));
@@ -314,5 +318,6 @@ void cal_ranges_close(cal_ranges *r)
     for (int64_t i = 0; r->layer && i < r->m->layers; i++)
         qnt_ranges_free(&r->layer[i]);
     q_free(r->layer);
+    q_free(r->cost);
     memset(r, 0, sizeof *r);
 }

@@ -10,6 +10,7 @@
 #ifndef CAL_OBS_RANGE_H
 #define CAL_OBS_RANGE_H
 
+#include "calibrate/cost.h"
 #include "calibrate/obs_gram.h"
 #include "quant/ranges.h"
 
@@ -18,6 +19,8 @@ typedef struct cal_ranges {
     const fmt_src *src;
     const fmt_model *m;
     qnt_ranges *layer; /* [m->layers] */
+    cal_cost *cost;    /* likewise: what finding them cost */
+    double since;      /* q_now at the begin of the layer */
     int64_t search;    /* tokens in all; 0: no exponents */
     /* while the loop runs: */
     qnt_dev d;

@@ -40,6 +40,25 @@ void cal_quant_layer_free(cal_quant_layer *l)
     memset(l, 0, sizeof *l);
 }
 
+void cal_quant_count(cal_quant_stat *s, const qnt_tensor *t)
+{
+    enum { EVERY = 16 };
+    const int wide = t->scheme->bits == 8, last = wide ? 255 : 15;
+    const size_t row_bytes = qnt_row_bytes(t->scheme, t->K);
+    uint64_t n[256] = { 0 }, all = 0;
+
+    for (int64_t r = 0; r < t->N; r += EVERY) {
+        const uint8_t *row = (const uint8_t *)t->codes + (size_t)r * row_bytes;
+
+        for (int64_t k = 0; k < t->K; k++)
+            n[wide ? row[k] : row[k / 2] >> k % 2 * 4 & 15]++;
+        all += (uint64_t)t->K;
+    }
+    for (int c = 0; c <= last; c++)
+        s->codes[wide ? c / CAL_CODE_BINS : c] += (float)((double)n[c] / (double)all);
+    s->ends = (float)((double)(n[0] + n[last]) / (double)all);
+}
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static q_status put_vector(fmt_h5w *w, fmt_role role, const char *which, const float *v, int64_t n,
@@ -104,8 +123,12 @@ static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_stat *s, co
 {
     q_status st = Q_OK;
     const int64_t n = parts_of(role, m), curve[] = { 2, QNT_AWQ_STEPS };
+    float counts[CAL_CODE_BINS + 1];
     char name[FMT_H5_NAME];
 
+    memcpy(counts, s->codes, sizeof s->codes);
+    counts[CAL_CODE_BINS] = s->ends;
+    Q_TRY(put_vector(w, role, "counts", counts, CAL_CODE_BINS + 1, err));
     Q_TRY(put_vector(w, role, "input", s->input, n, err));
     Q_TRY(put_vector(w, role, "input_raw", factors ? s->input_raw : NULL, n, err));
     Q_TRY(put_vector(w, role, "factors", factors, fmt_dim_size(fmt_role_get(role)->cols, m), err));
@@ -160,8 +183,13 @@ static q_status get_stat(cal_quant_stat *s, const fmt_h5 *h, fmt_role role, cons
 {
     q_status st = Q_OK;
     const int64_t n = parts_of(role, m), curve[] = { 2, QNT_AWQ_STEPS };
+    const int64_t n_counts = CAL_CODE_BINS + 1;
+    float counts[CAL_CODE_BINS + 1] = { 0 };
     char name[FMT_H5_NAME];
 
+    Q_TRY(get_floats(h, role, "counts", 1, &n_counts, counts, err));
+    memcpy(s->codes, counts, sizeof s->codes);
+    s->ends = counts[CAL_CODE_BINS];
     name_of(name, role, "");
     for (int i = 0; i < N_REALS; i++) {
         double v;
@@ -182,8 +210,8 @@ out:
     return st;
 }
 
-q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_quant_cost *cost,
-                              const char *path, const fmt_model *m, q_err *err)
+q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_cost *cost, const char *path,
+                              const fmt_model *m, q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5 *h = NULL;

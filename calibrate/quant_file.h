@@ -9,7 +9,7 @@
  *                     numbers of cal_quant_stat as attributes
  *     /attn_qkv/bias  [N] f32 and /attn_norm/weight [hid] f32, where factors were folded into them
  *     /attn_qkv/input [P] f32, and with factors: factors [K] f32, input_raw [P] f32, and when they
- *                     were searched for, curve [2, steps] f32
+ *                     were searched for, curve [2, steps] f32; counts [17] f32: codes, ends
  *     /kv [2, n_kv] f32: largest keys and values of each head
  *     attributes of "/": seconds, memory
  *
@@ -17,10 +17,13 @@
 #ifndef CAL_QUANT_FILE_H
 #define CAL_QUANT_FILE_H
 
+#include "calibrate/cost.h"
 #include "formats/family.h"
 #include "formats/report.h"
 #include "quant/awq.h"
 #include "quant/scheme.h"
+
+#define CAL_CODE_BINS 16
 
 /* What quantization did to one linear. */
 typedef struct cal_quant_stat {
@@ -34,13 +37,12 @@ typedef struct cal_quant_stat {
      * rounded for; and before AWQ's factors, else 0 */
     float input[FMT_MAP_COLS], input_raw[FMT_MAP_COLS];
     float curve[2][QNT_AWQ_STEPS]; /* errors of the search for factors, else 0 */
+    float codes[CAL_CODE_BINS];    /* share of the codes in each sixteenth of their range */
+    float ends;                    /* share of the smallest and the largest code */
 } cal_quant_stat;
 
-/* What a layer cost.  Differs from run to run, so it never enters an archive. */
-typedef struct cal_quant_cost {
-    double seconds;
-    double memory; /* bytes: the most that the process had up to then */
-} cal_quant_cost;
+/* Fills codes and ends, of every sixteenth row. */
+void cal_quant_count(cal_quant_stat *s, const qnt_tensor *t);
 
 typedef struct cal_quant_layer {
     qnt_tensor t[FMT_ROLES];   /* of the linears; without bias */
@@ -49,7 +51,7 @@ typedef struct cal_quant_layer {
     float *factors[FMT_ROLES]; /* [K] what the inputs were divided by, else NULL */
     float *kv;                 /* [2, n_kv] largest keys and values */
     cal_quant_stat stat[FMT_ROLES];
-    cal_quant_cost cost;
+    cal_cost cost;
 } cal_quant_layer;
 
 void cal_quant_layer_free(cal_quant_layer *l);
@@ -57,8 +59,8 @@ void cal_quant_layer_free(cal_quant_layer *l);
 q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_model *m,
                          q_err *err);
 /* Checks the whole file.  Errors: Q_EFORMAT. */
-q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_quant_cost *cost,
-                              const char *path, const fmt_model *m, q_err *err);
+q_status cal_quant_read_stats(cal_quant_stat stat[FMT_ROLES], cal_cost *cost, const char *path,
+                              const fmt_model *m, q_err *err);
 q_status cal_quant_read_kv(float *kv, const char *path, const fmt_model *m, q_err *err);
 q_status cal_quant_read_weight(qnt_tensor *t, const char *path, fmt_role role, const fmt_model *m,
                                q_err *err);

@@ -182,62 +182,135 @@ static size_t find_worst(const cal_quant_report *o, int64_t worst[WORST])
     return found;
 }
 
+static const fmt_col linear_col[] = {
+    { "Layer", FMT_VAL_INT },       { "Linear", FMT_VAL_TEXT }, { "Error", FMT_VAL_REAL },
+    { "To nearest", FMT_VAL_REAL }, { "Ratio", FMT_VAL_REAL },  { "Damping", FMT_VAL_REAL },
+    { "Dead inputs", FMT_VAL_INT }, { "Alpha", FMT_VAL_REAL },
+};
+enum { LINEAR_COLS = sizeof linear_col / sizeof linear_col[0] };
+
+/* c [LINEAR_COLS]: the linear with index i of stat */
+static void put_linear(fmt_cell *c, const cal_quant_report *o, int64_t i)
+{
+    const cal_quant_stat *s = &o->result->stat[i];
+
+    c[0].v = (double)(i / FMT_ROLES);
+    c[1].text = cal_report_role((fmt_role)(i % FMT_ROLES));
+    c[2].v = s->error;
+    c[3].v = s->nearest;
+    c[4].v = s->error / s->nearest;
+    c[5].v = o->quant->gptq ? s->damp : NAN;
+    c[6].v = o->quant->gptq ? (double)s->dead : NAN;
+    c[7].v = o->quant->factors && !o->quant->given ? s->alpha : NAN;
+}
+
 static q_status put_worst(fmt_report *r, const cal_quant_report *o, q_err *err)
 {
-    static const fmt_col col[] = {
-        { "Layer", FMT_VAL_INT },       { "Linear", FMT_VAL_TEXT }, { "Error", FMT_VAL_REAL },
-        { "To nearest", FMT_VAL_REAL }, { "Ratio", FMT_VAL_REAL },  { "Damping", FMT_VAL_REAL },
-        { "Dead inputs", FMT_VAL_INT }, { "Alpha", FMT_VAL_REAL },
-    };
-    enum { COLS = sizeof col / sizeof col[0] };
-    fmt_cell cell[WORST * COLS] = { 0 };
+    fmt_cell cell[WORST * LINEAR_COLS] = { 0 };
     int64_t worst[WORST];
     const size_t n = find_worst(o, worst);
 
-    for (size_t i = 0; i < n; i++) {
-        const cal_quant_stat *s = &o->result->stat[worst[i]];
-        fmt_cell *c = cell + i * COLS;
+    for (size_t i = 0; i < n; i++)
+        put_linear(cell + i * LINEAR_COLS, o, worst[i]);
+    return fmt_report_table(r, "worst", "The linears with the largest errors", linear_col,
+                            LINEAR_COLS, cell, n, err);
+}
 
-        c[0].v = (double)(worst[i] / FMT_ROLES);
-        c[1].text = cal_report_role((fmt_role)(worst[i] % FMT_ROLES));
-        c[2].v = s->error;
-        c[3].v = s->nearest;
-        c[4].v = s->error / s->nearest;
-        c[5].v = o->quant->gptq ? s->damp : NAN;
-        c[6].v = o->quant->gptq ? (double)s->dead : NAN;
-        c[7].v = o->quant->factors && !o->quant->given ? s->alpha : NAN;
+/* ---- codes ----------------------------------------------------------------------------------- */
+
+/* Means over the layers. */
+static q_status put_codes(fmt_report *r, const cal_quant_report *o, q_err *err)
+{
+    const int64_t layers = fmt_src_model(o->src)->layers;
+    double v[FMT_ROLES][CAL_CODE_BINS] = { 0 }, ends = 0;
+    fmt_series s[FMT_ROLES];
+    char label[CAL_CODE_BINS][16], note[128];
+    const char *labels[CAL_CODE_BINS];
+    size_t n = 0;
+
+    for (int i = 0; i < FMT_ROLES; i++) {
+        if (!fmt_role_get((fmt_role)i)->quant)
+            continue;
+        for (int64_t l = 0; l < layers; l++) {
+            ends += (double)stat_of(o, l, (fmt_role)i)->ends / (double)layers;
+            for (int c = 0; c < CAL_CODE_BINS; c++)
+                v[n][c] += (double)stat_of(o, l, (fmt_role)i)->codes[c] / (double)layers;
+        }
+        s[n] = (fmt_series){ .name = cal_report_role((fmt_role)i), .y = v[n], .n = CAL_CODE_BINS };
+        n++;
     }
-    return fmt_report_table(r, "worst", "The linears with the largest errors", col, COLS, cell, n,
-                            err);
+    for (int c = 0; c < CAL_CODE_BINS; c++) {
+        snprintf(label[c], sizeof label[c], o->quant->bits == 8 ? "%d.." : "%d",
+                 o->quant->bits == 8 ? c * CAL_CODE_BINS : c);
+        labels[c] = label[c];
+    }
+    snprintf(note, sizeof note, "share of all; %.2f %% are the smallest or the largest code",
+             100 * ends / (double)n);
+    return fmt_report_bars(r,
+                           &(fmt_chart){ .key = "codes",
+                                         .title = "Codes",
+                                         .note = note,
+                                         .y_label = "share",
+                                         .series = s,
+                                         .n_series = n,
+                                         .labels = labels },
+                           err);
 }
 
 /* ---- solver ---------------------------------------------------------------------------------- */
 
-/* Linears that needed more damping than was asked for, and inputs that never were. */
+static double damp_asked(const cal_quant_report *o)
+{
+    return o->quant->damp > 0 ? o->quant->damp : 0.01;
+}
+
+static int is_raised(const cal_quant_report *o, const cal_quant_stat *s)
+{
+    return s->damp > 1.001 * damp_asked(o);
+}
+
+#define ODD 20
+
+/* The first linears that needed more damping than was asked for, or have inputs that never were. */
+static q_status put_odd(fmt_report *r, const cal_quant_report *o, q_err *err)
+{
+    fmt_cell cell[ODD * LINEAR_COLS] = { 0 };
+    const int64_t n = fmt_src_model(o->src)->layers * FMT_ROLES;
+    size_t found = 0;
+
+    for (int64_t i = 0; i < n && found < ODD; i++)
+        if (is_raised(o, &o->result->stat[i]) || o->result->stat[i].dead > 0)
+            put_linear(cell + found++ * LINEAR_COLS, o, i);
+    if (found == 0)
+        return Q_OK;
+    return fmt_report_table(r, "odd", "Linears with more damping, or with dead inputs", linear_col,
+                            LINEAR_COLS, cell, found, err);
+}
+
 static q_status put_solver(fmt_report *r, const cal_quant_report *o, q_err *err)
 {
     q_status st = Q_OK;
-    const double asked = o->quant->damp > 0 ? o->quant->damp : 0.01;
-    const int64_t layers = fmt_src_model(o->src)->layers;
+    const int64_t n = fmt_src_model(o->src)->layers * FMT_ROLES;
     double most = 0, dead = 0, raised = 0;
 
     if (!o->quant->gptq)
         return Q_OK;
-    for (int64_t i = 0; i < layers * FMT_ROLES; i++) {
+    for (int64_t i = 0; i < n; i++) {
         const cal_quant_stat *s = &o->result->stat[i];
 
         most = s->damp > most ? s->damp : most;
-        raised += s->damp > 1.001 * asked;
+        raised += is_raised(o, s);
         dead += (double)s->dead;
     }
     Q_TRY(fmt_report_facts(r, "solver",
                            (fmt_fact[]){
-                               { "damp", "Damping asked for", FMT_VAL_REAL, NULL, asked },
+                               { "damp", "Damping asked for", FMT_VAL_REAL, NULL, damp_asked(o) },
                                { "damp_most", "Most that was used", FMT_VAL_REAL, NULL, most },
                                { "raised", "Linears that needed more", FMT_VAL_INT, NULL, raised },
                                { "dead", "Inputs that were always zero", FMT_VAL_INT, NULL, dead },
                            },
                            4, err));
+    Q_TRY(put_odd(r, o, err));
 out:
     return st;
 }
@@ -324,57 +397,6 @@ static void fill_input(float *out, size_t cols, const void *self, size_t map, in
     memcpy(out, map == 0 && o->quant->factors ? s->input_raw : s->input, cols * sizeof *out);
 }
 
-/* ---- cost ------------------------------------------------------------------------------------ */
-
-static q_status put_cost(fmt_report *r, const cal_quant_report *o, q_err *err)
-{
-    q_status st = Q_OK;
-    const size_t layers = (size_t)fmt_src_model(o->src)->layers;
-    double *v = q_calloc(2 * layers, sizeof *v);
-    fmt_fact facts[1 + CAL_STAGES_N] = { { "seconds", "This run, the archive included",
-                                           FMT_VAL_SECONDS, NULL, o->seconds } };
-    size_t n = 1;
-    const fmt_series time = { .name = "time", .y = v, .n = layers };
-    const fmt_series memory = { .name = "memory", .y = v + layers, .n = layers };
-
-    if (!v)
-        Q_FAIL(err, Q_ENOMEM, "no memory for a report");
-    for (size_t l = 0; o->result && l < layers; l++) {
-        v[l] = o->result->cost[l].seconds;
-        v[layers + l] = o->result->cost[l].memory / 1e9;
-    }
-    Q_TRY(fmt_report_section(r, "Cost of this run", err));
-    Q_TRY(fmt_report_text(r, "Differs from run to run; nothing of it is in the archive.", err));
-    for (int s = 0; s < CAL_STAGES_N; s++)
-        if (o->stages->seconds[s] > 0)
-            facts[n++] = (fmt_fact){ cal_stage_name((cal_stage)s), cal_stage_about((cal_stage)s),
-                                     FMT_VAL_SECONDS, NULL, o->stages->seconds[s] };
-    Q_TRY(fmt_report_facts(r, "cost", facts, n, err));
-    if (!o->result)
-        goto out;
-    Q_TRY(fmt_report_bars(r,
-                          &(fmt_chart){ .key = "layer_seconds",
-                                        .title = "Time of a layer",
-                                        .x_label = "layer",
-                                        .y_label = "seconds",
-                                        .half = 1,
-                                        .series = &time,
-                                        .n_series = 1 },
-                          err));
-    Q_TRY(fmt_report_lines(r,
-                           &(fmt_chart){ .key = "layer_memory",
-                                         .title = "Memory of the process, the most so far",
-                                         .x_label = "layer",
-                                         .y_label = "GB",
-                                         .half = 1,
-                                         .series = &memory,
-                                         .n_series = 1 },
-                           err));
-out:
-    q_free(v);
-    return st;
-}
-
 q_status cal_quant_report_write(const cal_quant_report *o, q_err *err)
 {
     q_status st = Q_OK;
@@ -391,6 +413,7 @@ q_status cal_quant_report_write(const cal_quant_report *o, q_err *err)
         Q_TRY(put_errors(r, o, err));
         Q_TRY(put_worst(r, o, err));
         Q_TRY(put_solver(r, o, err));
+        Q_TRY(put_codes(r, o, err));
         if (o->quant->factors && !o->quant->given)
             Q_TRY(put_factors(r, o, err));
         Q_TRY(
@@ -403,7 +426,8 @@ q_status cal_quant_report_write(const cal_quant_report *o, q_err *err)
                               err));
         Q_TRY(cal_report_cache(r, fmt_src_model(o->src), o->result->kv, err));
     }
-    Q_TRY(put_cost(r, o, err));
+    Q_TRY(cal_report_cost(r, o->result ? o->result->cost : NULL, fmt_src_model(o->src), o->seconds,
+                          o->stages, err));
     Q_TRY(cal_report_save(r, o->output, err));
 out:
     q_free(title);

@@ -21,6 +21,7 @@ static struct opts {
     cal_kv_cli kv;
     cal_cli_opts cal;
     q_cli cli;
+    double start;
 } o = { .cli.several = 1 };
 
 static const char doc[] =
@@ -77,6 +78,9 @@ static q_status report(const fmt_src *src, const qnt_ranges *ranges, const cvt_r
                                  .kv = 1,
                                  .stats = o.cal.stats,
                                  .data = o.cal.run.data.path,
+                                 .cost = o.cal.cost,
+                                 .seconds = q_now() - o.start,
+                                 .stages = &o.cal.stages,
                                  .bytes = done->bytes,
                                  .root_sha256 = done->root_sha256 };
     fmt_json *v = NULL;
@@ -221,9 +225,11 @@ static q_status run(const volatile sig_atomic_t *stop, q_err *err)
     q_status st = Q_OK;
     fmt_src *src = NULL;
 
+    o.start = q_now();
     Q_TRY(fmt_src_open(&src, o.kv.model, err));
     Q_TRY(fmt_src_packing(src) ? run_archive(src, stop, err) : run_dir(src, stop, err));
 out:
+    q_free(o.cal.cost);
     fmt_src_close(src);
     return st;
 }

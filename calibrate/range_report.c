@@ -224,6 +224,7 @@ q_status cal_range_report_write(const cal_range_report *o, q_err *err)
     if (o->kv)
         Q_TRY(put_cache(r, o, err));
     Q_TRY(put_inputs(r, o, err));
+    Q_TRY(cal_report_cost(r, o->cost, fmt_src_model(o->src), o->seconds, o->stages, err));
     Q_TRY(cal_report_save(r, o->output, err));
 out:
     q_free(title);

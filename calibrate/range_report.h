@@ -23,6 +23,9 @@ typedef struct cal_range_report {
     const char *data;         /* texts of the calibration, or NULL */
     uint64_t bytes;           /* of the output */
     const char *root_sha256;
+    const cal_cost *cost;      /* [layers] of this calibration, or NULL */
+    double seconds;            /* of the whole run */
+    const cal_stages *stages;  /* of the calibration */
     const cal_kv_report *gate; /* what the int8 cache costs; NULL: not measured */
 } cal_range_report;
 

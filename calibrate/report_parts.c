@@ -163,3 +163,55 @@ out:
     q_free(map);
     return st;
 }
+
+/* ---- cost ------------------------------------------------------------------------------------ */
+
+q_status cal_report_cost(fmt_report *r, const cal_cost *cost, const fmt_model *m, double seconds,
+                         const cal_stages *stages, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_fact facts[1 + CAL_STAGES_N] = { { "seconds", "This run, all that is written included",
+                                           FMT_VAL_SECONDS, NULL, seconds } };
+    size_t n = 1;
+    const size_t layers = (size_t)m->layers;
+    double *v = q_calloc(2 * layers, sizeof *v);
+    const fmt_series time = { .name = "time", .y = v, .n = layers };
+    const fmt_series memory = { .name = "memory", .y = v + layers, .n = layers };
+
+    if (!v)
+        Q_FAIL(err, Q_ENOMEM, "no memory for a report");
+    for (size_t l = 0; cost && l < layers; l++) {
+        v[l] = cost[l].seconds;
+        v[layers + l] = cost[l].memory / 1e9;
+    }
+    Q_TRY(fmt_report_section(r, "Cost of this run", err));
+    Q_TRY(fmt_report_text(r, "Differs from run to run; nothing of it is in the output.", err));
+    for (int s = 0; s < CAL_STAGES_N; s++)
+        if (stages->seconds[s] > 0)
+            facts[n++] = (fmt_fact){ cal_stage_name((cal_stage)s), cal_stage_about((cal_stage)s),
+                                     FMT_VAL_SECONDS, NULL, stages->seconds[s] };
+    Q_TRY(fmt_report_facts(r, "cost", facts, n, err));
+    if (!cost)
+        goto out;
+    Q_TRY(fmt_report_bars(r,
+                          &(fmt_chart){ .key = "layer_seconds",
+                                        .title = "Time of a layer",
+                                        .x_label = "layer",
+                                        .y_label = "seconds",
+                                        .half = 1,
+                                        .series = &time,
+                                        .n_series = 1 },
+                          err));
+    Q_TRY(fmt_report_lines(r,
+                           &(fmt_chart){ .key = "layer_memory",
+                                         .title = "Memory of the process, the most so far",
+                                         .x_label = "layer",
+                                         .y_label = "GB",
+                                         .half = 1,
+                                         .series = &memory,
+                                         .n_series = 1 },
+                           err));
+out:
+    q_free(v);
+    return st;
+}

@@ -1,5 +1,6 @@
 /* What reports of several runs have in common: where they lie, names of roles, how to check the
- * output, the inputs of the linears as maps of layers and channels, and ranges of keys and values.
+ * output, the inputs of the linears as maps of layers and channels, ranges of keys and values, time
+ * and memory of layers.
  *
  *     Q_TRY(cal_report_inputs(r, &(cal_input_maps){ .m = m, .name = { "before", "after" }, .n = 2,
  *                                                   .fill = fill, .self = numbers }, err));
@@ -9,6 +10,8 @@
 #ifndef CAL_REPORT_PARTS_H
 #define CAL_REPORT_PARTS_H
 
+#include "calibrate/cost.h"
+#include "calibrate/stages.h"
 #include "formats/family.h"
 #include "formats/report.h"
 
@@ -36,5 +39,9 @@ q_status cal_report_inputs(fmt_report *r, const cal_input_maps *in, q_err *err);
 
 /* kv [layers, 2, n_kv]: largest magnitudes of keys, then of values, of every head */
 q_status cal_report_cache(fmt_report *r, const fmt_model *m, const float *kv, q_err *err);
+/* cost [layers], may be NULL; seconds: of the whole run; stages: where they, or those of the
+ * calibration, went */
+q_status cal_report_cost(fmt_report *r, const cal_cost *cost, const fmt_model *m, double seconds,
+                         const cal_stages *stages, q_err *err);
 
 #endif

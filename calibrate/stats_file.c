@@ -195,20 +195,23 @@ void cal_stats_free(qnt_ranges *layer, const fmt_model *m)
 }
 
 q_status cal_stats_write_layer(const char *path, const fmt_model *m, const qnt_ranges *r,
-                               q_err *err)
+                               const cal_cost *cost, q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5w *w = NULL;
 
     Q_TRY(fmt_h5_create(&w, path, 1, err));
     Q_TRY(put_layer(w, "", m, r, err));
+    Q_TRY(fmt_h5_attr_real(w, "/", "seconds", cost->seconds, err));
+    Q_TRY(fmt_h5_attr_real(w, "/", "memory", cost->memory, err));
     Q_TRY(fmt_h5_commit(w, err));
 out:
     fmt_h5w_close(w);
     return st;
 }
 
-q_status cal_stats_read_layer(const char *path, const fmt_model *m, qnt_ranges *r, q_err *err)
+q_status cal_stats_read_layer(const char *path, const fmt_model *m, qnt_ranges *r, cal_cost *cost,
+                              q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5 *h = NULL;
@@ -217,6 +220,8 @@ q_status cal_stats_read_layer(const char *path, const fmt_model *m, qnt_ranges *
     Q_TRY(fmt_h5_verify(path, &whole, err));
     Q_TRY(fmt_h5_open(&h, path, err));
     Q_TRY(get_layer(h, path, "", m, r, err));
+    Q_TRY(fmt_h5_get_real(h, "/", "seconds", &cost->seconds, err));
+    Q_TRY(fmt_h5_get_real(h, "/", "memory", &cost->memory, err));
 out:
     fmt_h5_close(h);
     return st;

@@ -19,6 +19,7 @@
 #ifndef CAL_STATS_FILE_H
 #define CAL_STATS_FILE_H
 
+#include "calibrate/cost.h"
 #include "formats/h5file.h"
 #include "quant/smooth.h"
 
@@ -38,9 +39,10 @@ q_status cal_stats_write(const char *path, int force, const cal_stats_info *info
 q_status cal_stats_read(const char *path, const fmt_model *m, qnt_ranges **out, q_err *err);
 void cal_stats_free(qnt_ranges *layer, const fmt_model *m);
 
-/* One layer, as a file of a job: the same datasets without /stats/layers.i. */
+/* One layer, as a file of a job: the same datasets without /stats/layers.i, and what it cost. */
 q_status cal_stats_write_layer(const char *path, const fmt_model *m, const qnt_ranges *r,
-                               q_err *err);
-q_status cal_stats_read_layer(const char *path, const fmt_model *m, qnt_ranges *r, q_err *err);
+                               const cal_cost *cost, q_err *err);
+q_status cal_stats_read_layer(const char *path, const fmt_model *m, qnt_ranges *r, cal_cost *cost,
+                              q_err *err);
 
 #endif

@@ -121,7 +121,7 @@ out:
     return st;
 }
 
-static q_status report(const cvt_plan *p, const cvt_result *r, q_err *err)
+static q_status report(const cvt_plan *p, const cvt_result *r, double start, q_err *err)
 {
     return cal_range_report_write(&(cal_range_report){ .input = o.cvt.input,
                                                        .output = r->path,
@@ -132,6 +132,9 @@ static q_status report(const cvt_plan *p, const cvt_result *r, q_err *err)
                                                        .kv = o.cvt.kv_scales,
                                                        .stats = o.cal.stats,
                                                        .data = o.cal.run.data.path,
+                                                       .cost = o.cal.cost,
+                                                       .seconds = q_now() - start,
+                                                       .stages = &o.cal.stages,
                                                        .bytes = r->bytes,
                                                        .root_sha256 = r->root_sha256 },
                                   err);
@@ -158,11 +161,12 @@ static q_status run_plan(cvt_plan *p, double start, q_err *err)
         goto out;
     Q_TRY(cvt_run(&r, p, &ro, err));
     if (ranges && !o.cal.no_report)
-        Q_TRY(report(p, &r, err));
+        Q_TRY(report(p, &r, start, err));
     if (ranges && !o.cal.stats)
         Q_TRY(cal_cli_done(o.cvt.output, err));
     Q_TRY(print_result(&r, ranges && !o.cal.no_report, q_now() - start, err));
 out:
+    q_free(o.cal.cost);
     cvt_result_free(&r);
     cal_stats_free(ranges, fmt_src_model(p->src));
     cal_stats_free(p->after, fmt_src_model(p->src));

@@ -225,16 +225,21 @@ q_status fmt_h5_verify(const char *path, int *whole, q_err *err)
     q_file *f = NULL;
     char *copy = q_strdup(path);
     q_buf none = { 0 };
-    q_err sealed = { 0 };
-    q_status seal;
+    q_err sealed = { 0 }, named = { 0 };
+    q_status seal, sets;
+    const char *what = named.msg;
 
     if (!copy)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     Q_TRY(q_file_open(&f, path, err));
     seal = check_seal(f, whole, &sealed);
-    Q_TRY(fmt_apart(&none, path, check_sets, copy, err));
-    if (seal != Q_OK)
-        Q_FAIL(err, seal, "%s", sealed.msg);
+    sets = fmt_apart(&none, path, check_sets, copy, &named);
+    if (strncmp(what, path, strlen(path)) == 0 && what[strlen(path)] == ':')
+        what += strlen(path) + 2;
+    if (seal != Q_OK && sets != Q_OK)
+        Q_FAIL(err, seal, "%s: was changed: %s", path, what);
+    if (seal != Q_OK || sets != Q_OK)
+        Q_FAIL(err, seal != Q_OK ? seal : sets, "%s", seal != Q_OK ? sealed.msg : named.msg);
 out:
     q_buf_free(&none);
     q_free(copy);

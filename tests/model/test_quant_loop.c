@@ -69,7 +69,8 @@ static void hash_layer(char hex[65], const char *dir, int64_t layer, const fmt_m
 {
     char name[32], *path;
     cal_quant_stat stat[FMT_ROLES] = { { 0 } };
-    cal_quant_cost cost;
+    cal_cost cost;
+    float kv[64];
     uint8_t digest[32];
     q_sha256 h;
 
@@ -77,6 +78,9 @@ static void hash_layer(char hex[65], const char *dir, int64_t layer, const fmt_m
     path = q_path_join(dir, name);
     q_sha256_init(&h);
     T_OK(cal_quant_read_stats(stat, &cost, path, m, &err), err);
+    T_TRUE(2 * m->n_kv <= 64);
+    T_OK(cal_quant_read_kv(kv, path, m, &err), err);
+    q_sha256_update(&h, kv, (size_t)(2 * m->n_kv) * sizeof *kv);
     for (int r = 0; r < FMT_ROLES; r++) {
         const int linear = fmt_role_get((fmt_role)r)->quant;
         float *v = NULL;
@@ -130,7 +134,7 @@ static void t_recipes(void)
         fmt_src *src = NULL;
         cal_quant q;
         cal_quant_stat stat[FMT_ROLES] = { { 0 } };
-        cal_quant_cost cost = { 0 };
+        cal_cost cost = { 0 };
         double error = 0, nearest = 0;
         float *norm;
 
@@ -144,12 +148,32 @@ static void t_recipes(void)
         T_OK(cal_quant_read_stats(stat, &cost, path, q.m, &err), err);
         T_TRUE(cost.seconds > 0);
         T_TRUE(memcmp(stat, q.stat + 5 * FMT_ROLES, sizeof stat) == 0);
+        for (int64_t k = 0; k < q.m->layers * 2 * q.m->n_kv; k++)
+            T_TRUE(q.kv[k] > 0.1f && q.kv[k] < 100);
         T_OK(cal_quant_read_vector(&norm, path, FMT_ATTN_NORM, q.m, &err), err);
         T_INT(norm != NULL, rows[i].o.factors);
         q_free(norm);
         q_free(path);
         finish(&q, src, dir);
     }
+}
+
+/* The shares of codes, counted in another way. */
+static void check_counts(const cal_quant_stat *s, const qnt_tensor *t)
+{
+    const uint8_t *codes = t->codes;
+    double ends = 0, low = 0, n = 0;
+
+    T_INT(t->scheme->bits, 8);
+    for (int64_t i = 0; i < t->N * t->K; i++) {
+        if (i / t->K % 16 != 0)
+            continue;
+        n++;
+        low += codes[i] < 16;
+        ends += codes[i] == 0 || codes[i] == 255;
+    }
+    T_NEAR(s->codes[0], low / n, 1e-6);
+    T_NEAR(s->ends, ends / n, 1e-6);
 }
 
 /* Weights of the file times what a norm or neighbour was divided by are near those of the source:
@@ -173,6 +197,7 @@ static void t_codes_mean_the_weight(void)
         T_OK(cal_quant_read_weight(&t, path, (fmt_role)r, q.m, &err), err);
         v = q_malloc((size_t)(t.N * t.K) * sizeof *v);
         T_TRUE(v && t.group == 32);
+        check_counts(&q.stat[2 * FMT_ROLES + r], &t);
         qnt_tensor_rows(v, &t, 0, t.N);
         for (int64_t i = 0; i < t.N * t.K; i++) {
             lost += ((double)v[i] - (double)w[i]) * ((double)v[i] - (double)w[i]);
