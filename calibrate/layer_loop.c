@@ -30,6 +30,7 @@ typedef struct loop {
     rt_model *layer; /* the resident one */
     int64_t at;      /* its number */
     int always;      /* hidden states are stored behind every layer */
+    int embedded;    /* 1: rows of the embedding are where those of the layer before would be */
     uint64_t result; /* ticket of the last one that was handed to the writer */
     double stored;   /* q_now when hidden states were last begun to be stored */
     q_progress *progress;
@@ -40,18 +41,21 @@ static q_status check_stop(const cal_loop_opts *o, q_err *err)
     return o->stop && *o->stop ? q_fail(err, Q_ECANCEL, "stopped by a signal") : Q_OK;
 }
 
-/* Rows of the step's samples: of the embedding for layer 0, else of the layer before. */
+/* Rows of the step's samples: of the layer before, or for layer 0 of the embedding, which an early
+ * pass leaves in memory for the others. */
 static q_status load_rows(loop *l, q_err *err)
 {
     cal_step *s = &l->step;
-
+    const int64_t row = s->row0 - l->plan.row0; /* of this rank's */
     q_status st;
     cal_stage was;
 
-    if (l->at > 0)
-        return cal_hidden_get(&l->hidden, s->row0 - l->plan.row0, s->n_tok, s->work.x, err);
+    if (l->at > 0 || l->embedded)
+        return cal_hidden_get(&l->hidden, row, s->n_tok, s->work.x, err);
     was = cal_stage_begin(l->o->stages, CAL_T_EMBED);
     st = cal_step_embed(s, l->o->src, err);
+    if (st == Q_OK && !s->whole && l->plan.place != CAL_IN_FILES)
+        st = cal_hidden_put(&l->hidden, row, s->n_tok, s->work.x, err);
     cal_stage_begin(l->o->stages, was);
     return st;
 }
@@ -96,6 +100,7 @@ static q_status pass(loop *l, uint32_t points, int last, q_err *err)
         Q_TRY(o->client->share(o->client->self, points, i + 1, shares, err));
         cal_stage_begin(o->stages, CAL_T_FORWARD);
     }
+    l->embedded = !last && l->plan.place != CAL_IN_FILES;
 out:
     cal_stage_begin(o->stages, was);
     return st;
@@ -205,6 +210,7 @@ static q_status one_layer(loop *l, q_err *err)
 
     cal_stage_begin(o->stages, CAL_T_DISK);
     Q_TRY(cal_reader_take(&l->reader, &data, err));
+    cal_stage_begin(o->stages, CAL_T_LOAD);
     Q_TRY(rt_model_open_layer(&l->layer, l->m, o->be, &data, err));
     if (l->at + 1 < l->m->layers)
         cal_reader_start(&l->reader, l->at + 1);

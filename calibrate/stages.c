@@ -16,6 +16,7 @@ static const struct {
     [CAL_T_STATISTICS] = { "statistics", "Second moments of inputs" },
     [CAL_T_SOLVE] = { "solve", "Factors, codes and their errors" },
     [CAL_T_DISK] = { "disk", "Waiting for the disk" },
+    [CAL_T_LOAD] = { "load", "The next layer to the device" },
     [CAL_T_PACK] = { "pack", "The archive" },
     [CAL_T_CHECK] = { "check", "The archive, read again" },
 };

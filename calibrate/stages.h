@@ -21,7 +21,8 @@ typedef enum cal_stage {
     CAL_T_FORWARD,    /* passes through layers */
     CAL_T_STATISTICS, /* what is seen of them: second moments, ranges */
     CAL_T_SOLVE,      /* factors, codes and their errors */
-    CAL_T_DISK,       /* waiting for the disk, and the next layer to the device */
+    CAL_T_DISK,       /* waiting for the disk: the next layer, a layer's result, hidden states */
+    CAL_T_LOAD,       /* the next layer to the device */
     CAL_T_PACK,       /* the archive: codes of the job into words of the file */
     CAL_T_CHECK,      /* the archive on the disk, read again */
     CAL_STAGES_N

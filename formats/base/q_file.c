@@ -171,21 +171,26 @@ q_status q_file_sha256(const q_file *f, uint64_t n, char hex[65], q_err *err)
 {
     q_status st = Q_OK;
     q_sha256 h;
+    q_sha256_task task = { 0 };
     uint8_t digest[32];
-    char *buf = q_malloc(HASH_BYTES);
+    char *buf = q_malloc(2 * HASH_BYTES); /* one half is read while the other is hashed */
 
     if (!buf)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", f->path);
     q_sha256_init(&h);
     for (uint64_t at = 0; at < n; at += HASH_BYTES) {
         const size_t piece = n - at < HASH_BYTES ? (size_t)(n - at) : HASH_BYTES;
+        char *half = buf + at / HASH_BYTES % 2 * HASH_BYTES;
 
-        Q_TRY(q_file_pread(f, buf, piece, at, err));
-        q_sha256_update(&h, buf, piece);
+        Q_TRY(q_file_pread(f, half, piece, at, err));
+        q_sha256_end(&task);
+        q_sha256_begin(&task, &h, half, piece);
     }
+    q_sha256_end(&task);
     q_sha256_final(&h, digest);
     q_hex(hex, digest, sizeof digest);
 out:
+    q_sha256_end(&task);
     q_free(buf);
     return st;
 }
