@@ -38,6 +38,7 @@ static const char doc[] =
     "  qwen-gptq -i M -o m.h5 --calib-data t.txt --asym --group-size 64\n"
     "  qwen-gptq -i M -o m.h5 --calib-data t.txt --dry-run\n"
     "  qwen-gptq -i M -o m.h5 --calib-data t.txt --pre-scale=awq.h5\n"
+    "  mpirun -n 2 --bind-to none qwen-gptq ...  two GPUs share the samples\n"
     "  qwen-gptq -i M -o m.h5 --rtn             no text, no calibration\n"
     "  qwen-run -m qwen-7b-int4.h5 --chat 'Hello'\n\n"
     "Symmetric by default, which every runtime reads; --asym loses a little less. Use texts like "
