@@ -98,6 +98,8 @@ static q_status resolve(char **out, const char *path, q_err *err)
     struct dirent *e;
     char *found = NULL;
 
+    if (!*path)
+        Q_FAIL(err, Q_EARG, "the path of the model is empty");
     if (!d && errno == ENOENT)
         Q_FAIL(err, Q_ENOINPUT, "%s: no such model directory", path);
     if (!d && errno == ENOTDIR)

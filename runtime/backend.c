@@ -66,7 +66,7 @@ static q_status open_auto(rt_backend **out, int threads, q_err *err)
         return q_fail(err, st, "%s", why.msg);
     st = rt_backend_open(out, "cpu", threads, err);
     if (st == Q_OK)
-        snprintf((*out)->title, sizeof(*out)->title, "the CPU (%.120s)", why.msg);
+        snprintf((*out)->title, sizeof(*out)->title, "the CPU (%.148s)", why.msg);
     return st;
 }
 

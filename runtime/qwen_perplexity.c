@@ -116,6 +116,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "give one of --text and --data");
         if (o->rows && !o->text)
             argp_error(state, "--rows goes with --text");
+        if ((o->field || o->max_samples || (o->join && !o->rows)) && !o->data)
+            argp_error(state, "--field, --max-samples and --join go with --data");
         if (o->base_weight_only && !o->base)
             argp_error(state, "--base-weight-only goes with --base");
         if (o->compare && !o->report)
@@ -159,11 +161,13 @@ static q_status read_text(text *t, const opts *o, const txt_tok *tok, q_err *err
     q_sha256 h;
     uint8_t digest[32];
     const ds_opts dopts = { .max_samples = o->data ? (size_t)o->max_samples : 0,
-                            .field_text = o->data ? o->field : NULL,
+                            .field_text = !o->data   ? NULL
+                                          : o->field ? o->field
+                                                     : "article",
                             .rows = o->rows };
 
     Q_TRY(ds_open(&set, o->data ? o->data : o->text, &dopts, err));
-    Q_TRY(unescape(&sep, o->join, err));
+    Q_TRY(unescape(&sep, o->join ? o->join : "\\n\\n", err));
     Q_TRY(ds_join(set, NULL, sep.data, &bytes, err));
     q_sha256_init(&h);
     q_sha256_update(&h, bytes.data, bytes.size);
@@ -235,7 +239,7 @@ out:
 
 int main(int argc, char **argv)
 {
-    static opts o = { .field = "article", .join = "\\n\\n", .window = 512 };
+    static opts o = { .window = 512 };
     q_err err = { 0 };
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 

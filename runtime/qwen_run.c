@@ -107,6 +107,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "give one of --input-text, --chat and --input-tokens");
         if (o->prompt.system && !o->prompt.chat)
             argp_error(state, "--system goes with --chat");
+        if (o->dump_positions && !o->dump)
+            argp_error(state, "--dump-positions goes with --dump-logits");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -181,7 +183,9 @@ static q_status run_one(job *j, const int32_t *ids, size_t n_ids, q_err *err)
     if (left >= 0 && so.max_new > left)
         so.max_new = left;
     if (o->dump) {
-        j->n_dump = o->dump_positions < (int64_t)n_ids ? o->dump_positions : (int64_t)n_ids;
+        const int64_t want = o->dump_positions ? o->dump_positions : 1;
+
+        j->n_dump = want < (int64_t)n_ids ? want : (int64_t)n_ids;
         j->dump_from = so.logits_from = (int64_t)n_ids - j->n_dump;
         so.on_logits = keep_logits;
         if (!(j->dump = q_malloc((size_t)(j->n_dump * s->desc.vocab) * sizeof *j->dump)))
@@ -236,7 +240,7 @@ out:
 
 int main(int argc, char **argv)
 {
-    static opts o = { .max_new = 200, .dump_positions = 1 };
+    static opts o = { .max_new = 200 };
     q_err err = { 0 };
     q_status st = q_cli_parse(&o.cli, &argp, argc, argv, &o, &err);
 

@@ -132,6 +132,7 @@ expect_exit 2 "$kv" -m "$model" -o "$tmp/kv" --stats "$tmp/stats.h5" --force \
 expect_stderr 'ppl is [0-9.]+, wanted ppl<1 \(exit 2\)'
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$data" --assert 'ppl'
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2"
+expect_exit 66 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$tmp/none.txt" # before calibrating
 expect test ! -e "$tmp/kv2"
 expect_exit 78 "$(bin qwen-run)" -m "$model" --input-text a --kv-cache int8
 expect_stderr 'calibrate first: qwen-calibrate-kv'

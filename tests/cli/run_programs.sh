@@ -44,8 +44,12 @@ usage "'-1' is not a whole number" "$run" -m "$model" --chat a --max-new-tokens 
 usage "'nan' is not a number" "$run" -m "$model" --chat a --temperature nan
 usage "'1.5' is not a number from 0 to 1" "$run" -m "$model" --chat a --top-p 1.5
 usage "'f8' is not f32, f16 or int8" "$run" -m "$model" --chat a --kv-cache f8
+usage '\-\-dump-positions goes with --dump-logits' "$run" -m "$model" --chat a --dump-positions 2
+usage 'the path of the model is empty' "$run" -m '' --chat a
 usage 'no dataset given' "$sum" -m "$model"
 usage 'give one of --text and --data' "$ppl" -m "$model"
+usage 'max-samples and --join go with --data' "$ppl" -m "$model" --text "$data" --field article
+usage 'max-samples and --join go with --data' "$ppl" -m "$model" --text "$data" --join x
 usage "'1' is not a whole number from 2" "$ppl" -m "$model" --text "$data" --window 1
 tap_ok "usage errors exit 64 with nothing on stdout"
 
