@@ -74,6 +74,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (o->has_gate && !o->text)
             argp_error(state, "--assert needs --text");
         return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "unexpected argument '%s'", arg);
+        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }

@@ -71,6 +71,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o.q.quant.factors = 1;
         o.q.factors_of = arg;
         return 0;
+    case ARGP_KEY_ARG: /* --pre-scale AWQ.h5: an optional argument behind a blank */
+        if (!o.q.quant.factors || o.q.factors_of)
+            return ARGP_ERR_UNKNOWN;
+        o.q.factors_of = arg;
+        return 0;
     case KEY_RTN:
         o.q.rtn = 1;
         o.q.quant.gptq = 0;

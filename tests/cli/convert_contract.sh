@@ -29,7 +29,7 @@ usage "unrecognized option '--nonsense'" --nonsense
 usage 'input is missing'
 usage 'output is missing' -i "$model"
 usage 'input is missing' -o "$tmp/o"
-usage 'Too many arguments' -i "$model" -o "$tmp/o" more
+usage "unexpected argument 'more'" -i "$model" -o "$tmp/o" more
 usage "'fp16' is not float16, bfloat16 or float32" -i "$model" -o "$tmp/o" -t fp16
 usage "'0' is not a whole number from 1 to 64" -i "$model" -o "$tmp/o" -p 0
 usage "'2x' is not a whole number" -i "$model" -o "$tmp/o" -p 2x

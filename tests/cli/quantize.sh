@@ -159,6 +159,10 @@ expect_exit 65 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/
 expect_stderr 'a.h5: (does not say|holds no factors)'
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/s.h5" --dry-run
 expect_stdout 'awq factors of [0-9a-f]{16}, gptq, 4 bits'
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale "$tmp/s.h5" --dry-run
+expect_stdout 'awq factors of [0-9a-f]{16}, gptq, 4 bits'
+expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --pre-scale="$tmp/s.h5" stray
+expect_stderr "unexpected argument 'stray'"
 expect test ! -e "$tmp/n.h5"
 expect_exit 64 "$gptq" -i "$model" -o '' --rtn
 expect_stderr 'output is missing'
