@@ -419,7 +419,7 @@ out:
     return st;
 }
 
-q_status cvt_archive_check(const fmt_src *src, const char *path, int force, q_err *err)
+static q_status check_output(const fmt_src *src, const char *path, int force, q_err *err)
 {
     q_status st = Q_OK;
 
@@ -432,13 +432,25 @@ out:
     return st;
 }
 
+q_status cvt_archive_check(const fmt_src *src, const char *path, int force, q_err *err)
+{
+    q_status st = Q_OK;
+    int whole;
+
+    Q_TRY(check_output(src, path, force, err));
+    if (strcmp(fmt_src_kind(src), "h5") == 0)
+        Q_TRY(fmt_h5_verify(fmt_src_dir(src), &whole, err));
+out:
+    return st;
+}
+
 q_status cvt_archive_write(qnt_archive_result *r, const qnt_archive_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     qnt_archive_result unused;
     job j = { .o = o };
 
-    Q_TRY(cvt_archive_check(o->src, o->path, o->force, err));
+    Q_TRY(check_output(o->src, o->path, o->force, err));
     Q_TRY(set_packing(&j, err));
     Q_TRY(cvt_digests_alloc(&j.digests, fmt_src_model(o->src), err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, measure, &j, err));

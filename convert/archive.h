@@ -18,8 +18,10 @@
 
 #include "quant/archive_opts.h"
 
-/* What can be known beforehand: whether path may be written.  cvt_archive_write asks again. Errors:
- * Q_EARG (it is or lies in the input), Q_ECREATE (a directory; exists and !force). */
+/* What can be known beforehand: whether path may be written (cvt_archive_write asks again), and
+ * whether an archive that is the source is as it was written: else a damaged code would get a new,
+ * right hash.  Errors: Q_EARG (path is or lies in the source), Q_ECREATE (a directory; exists and
+ * !force), Q_EFORMAT. */
 q_status cvt_archive_check(const fmt_src *src, const char *path, int force, q_err *err);
 /* r may be NULL.  Errors: Q_ECREATE (exists), Q_EARG (the output is or lies in the input), Q_ESHAPE
  * (N or K is not a multiple of the codes in a word), Q_EUNSUPPORTED (nothing is quantized), Q_EIO

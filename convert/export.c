@@ -13,6 +13,7 @@
 #include "convert/outdir.h"
 #include "convert/units.h"
 #include "formats/base/q_file.h"
+#include "formats/h5file.h"
 #include "formats/hf_dir.h"
 #include "quant/repack.h"
 
@@ -311,6 +312,7 @@ q_status cvt_export(cvt_export_result *r, const cvt_export_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     job j = { .o = o, .src = o->src };
+    int whole;
 
     if (!fmt_src_packing(o->src))
         Q_FAIL(err, Q_EUNSUPPORTED,
@@ -324,6 +326,8 @@ q_status cvt_export(cvt_export_result *r, const cvt_export_opts *o, q_err *err)
             "%s: its scales of an int8 key/value cache stay behind: directories of this kind "
             "have no place for them",
             fmt_src_dir(o->src));
+    if (strcmp(fmt_src_kind(o->src), "h5") == 0) /* a damaged code would find its way into a copy */
+        Q_TRY(fmt_h5_verify(fmt_src_dir(o->src), &whole, err));
     j.p = *fmt_src_packing(o->src);
     Q_TRY(look_at_roles(&j, err));
     Q_TRY(cvt_check_space(o->out, fmt_src_bytes(o->src) + fmt_src_bytes(o->src) / 64, err));

@@ -61,12 +61,10 @@ q_status cvt_rewrite_cli(const cvt_cli_opts *o, const q_cli *cli, const volatile
     qnt_archive_result a;
     cvt_export_result e;
     result r = { 0 };
-    int whole;
 
     Q_TRY(fmt_src_open(&src, o->input, err));
-    if (strcmp(fmt_src_kind(src), "h5") == 0) /* else a damaged code would get a new, right hash */
-        Q_TRY(fmt_h5_verify(o->input, &whole, err));
     if (o->to == CVT_TO_H5) {
+        Q_TRY(cvt_archive_check(src, o->output, o->force, err));
         Q_TRY(cvt_archive_write(&a,
                                 &(qnt_archive_opts){ .src = src,
                                                      .path = o->output,

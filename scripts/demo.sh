@@ -57,6 +57,7 @@ table=$(
     line 'int4 g128 nearest' "$out/rtn.h5"
     line 'int4 g128 AWQ' "$out/awq.h5"
     line 'int4 g128 GPTQ' "$out/gptq.h5"
+    line 'int4 GPTQ, int8 KV' "$out/gptq.h5" --kv-cache int8
 )
 printf '\n%s\n' "$table"
 cat >&2 <<'END'

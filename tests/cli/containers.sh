@@ -57,6 +57,9 @@ for to in h5 hf-gptq hf-ct; do # or the copy would have a right hash of a wrong 
     expect_exit 65 "$convert" -i "$tmp/bad.h5" -o "$tmp/copy.h5" --to $to
     expect_stderr "'/tensors/model.layers.1.self_attn.v_proj/qweight' was changed"
 done
+printf '{"article": "The"}\n' >"$tmp/one.jsonl"
+expect_exit 65 "$(bin qwen-calibrate-kv)" -m "$tmp/bad.h5" -o "$tmp/copy.h5" --calib-data "$tmp/one.jsonl"
+expect_stderr "'/tensors/model.layers.1.self_attn.v_proj/qweight' was changed"
 expect_equal "$(ls -A "$tmp" | grep copy)" ""
 head -c 50000 "$tmp/m.h5" >"$tmp/cut.h5"
 expect_exit 65 "$inspect" "$tmp/cut.h5"
