@@ -1,8 +1,13 @@
 /* Decode attention around its inner loop: which pages a block takes, and how the states of warps
- * and blocks become one.  Two kernels use it: attn_decode.cu and attn_decode_i8.cu. */
+ * and blocks become one.
+ *
+ * The warps of a block are merged in shared memory.  With more than one split the blocks leave
+ * maximum, sum and weighted values in a->part, and the block that arrives last adds them up in
+ * order of the splits: the same numbers whichever comes last. */
 #ifndef ATTN_MERGE_CUH
 #define ATTN_MERGE_CUH
 
+#include "runtime/cuda/attn_keys.cuh"
 #include "runtime/cuda/attn_tile.cuh"
 
 /* A block's share: pages from .. to - 1 of a sequence and kv head, split `split` of n. */
@@ -11,12 +16,13 @@ typedef struct attn_run {
     float *all;    /* [n][ATTN_FEW][PART] of the sequence and head */
     float *part;   /* of this split */
     int32_t *left; /* counts the splits that are done */
+    float v_scale; /* value_scale(), there before it is needed */
     int split, n, from, to;
 } attn_run;
 
 #define PART            (CU_MAX_HD + 4) /* floats of a row: values, then maximum and sum */
 #define ATTN_STATE(hdp) ((hdp) + 4)     /* the same of a warp */
-#define MERGED          (GLOBAL ? 8 : ATTN_WARPS) /* states whose loads overlap */
+#define MERGED          (GLOBAL ? 16 : ATTN_WARPS) /* states whose loads overlap */
 
 /* Four elements from d on of the merge of n states `stride` floats apart, not yet divided; *max and
  * *sum of all.  at: where maximum and sum stand.  GLOBAL: another block wrote them, past L1. */
@@ -45,7 +51,7 @@ static __device__ __forceinline__ float4 merge(const float *v, int stride, int n
 #pragma unroll
         for (int i = 0; i < MERGED; i++) {
             const float next = fmaxf(most, m[i].x), base = next == -INFINITY ? 0 : next;
-            const float f = exp2f(most - base), g = exp2f(m[i].x - base);
+            const float f = attn_exp2(most - base), g = attn_exp2(m[i].x - base);
 
             o.x = o.x * f + e[i].x * g;
             o.y = o.y * f + e[i].y * g;
@@ -72,43 +78,44 @@ static __device__ __forceinline__ void store_four(__half *y, const float4 &o, fl
     *(uint2 *)y = *(const uint2 *)v;
 }
 
-/* The warps' states of each row, `stride` floats from warp to warp, into y when this block has all
- * pages, else as a part. */
+/* The warps' states of each row into y when this block has all pages, else as a part. */
 template <int HDP>
-static __device__ __forceinline__ void store(const attn_args &a, const attn_rows &w,
-                                             const float *states, int stride, float *part,
-                                             int whole)
+static __device__ __forceinline__ void store(const attn_args &a, const attn_run &r,
+                                             const float *states)
 {
-    const int per = (int)a.kv.hd / 4;
-
-    for (int i = (int)threadIdx.x; i < w.n * per; i += 32 * ATTN_WARPS) {
-        const int r = i / per, d = i % per * 4;
+    for (int i = (int)threadIdx.x; i < r.w.n * (HDP / 4); i += 32 * ATTN_WARPS) {
+        const int row = i / (HDP / 4), d = i % (HDP / 4) * 4;
+        float *part = r.part + (r.w.first + row) * PART;
         float max, sum;
-        const float4 o =
-            merge<0>(states + r * ATTN_STATE(HDP), stride, ATTN_WARPS, d, HDP, &max, &sum);
+        const float4 o = merge<0>(states + row * ATTN_STATE(HDP), ATTN_ROWS * ATTN_STATE(HDP),
+                                  ATTN_WARPS, d, HDP, &max, &sum);
 
-        if (whole) {
-            store_four(a.y + row_at(a, w, r) + d, o, sum, value_scale(a, w.head));
+        if (d >= a.kv.hd)
+            continue;
+        if (r.n == 1) {
+            store_four(a.y + row_at(a, r.w, row) + d, o, sum, r.v_scale);
             continue;
         }
-        *(float4 *)(part + (w.first + r) * PART + d) = o;
+        *(float4 *)(part + d) = o;
         if (d == 0)
-            *(float2 *)(part + (w.first + r) * PART + CU_MAX_HD) = make_float2(max, sum);
+            *(float2 *)(part + CU_MAX_HD) = make_float2(max, sum);
     }
 }
 
-/* The last block: n splits of its rows. */
-static __device__ void merge_splits(const attn_args &a, const attn_rows &w, const float *part,
-                                    int n)
+/* The last block: all splits of its rows. */
+template <int HDP>
+static __device__ __forceinline__ void merge_splits(const attn_args &a, const attn_run &r)
 {
-    const int per = (int)a.kv.hd / 4;
-
-    for (int i = (int)threadIdx.x; i < w.n * per; i += 32 * ATTN_WARPS) {
-        const int r = i / per, d = i % per * 4;
+    for (int i = (int)threadIdx.x; i < r.w.n * (HDP / 4); i += 32 * ATTN_WARPS) {
+        const int row = i / (HDP / 4), d = i % (HDP / 4) * 4;
         float max, sum;
-        const float4 o = merge<1>(part + r * PART, ATTN_FEW * PART, n, d, CU_MAX_HD, &max, &sum);
 
-        store_four(a.y + row_at(a, w, r) + d, o, sum, value_scale(a, w.head));
+        if (d < a.kv.hd) {
+            const float4 o =
+                merge<1>(r.all + row * PART, ATTN_FEW * PART, r.n, d, CU_MAX_HD, &max, &sum);
+
+            store_four(a.y + row_at(a, r.w, row) + d, o, sum, r.v_scale);
+        }
     }
 }
 
@@ -138,10 +145,12 @@ static __device__ __forceinline__ int find_run(const attn_args &a, attn_run *r)
     r->all = a.part + (int64_t)unit * a.splits * ATTN_FEW * PART;
     r->part = r->all + (int64_t)r->split * ATTN_FEW * PART;
     r->left = &a.arrived[unit];
+    r->v_scale = value_scale(a, w->head);
     return r->split < r->n;
 }
 
 /* After store: the last block adds the parts of all rows up. */
+template <int HDP>
 static __device__ __forceinline__ void finish_run(const attn_args &a, const attn_run &r)
 {
     __shared__ int last;
@@ -163,7 +172,7 @@ static __device__ __forceinline__ void finish_run(const attn_args &a, const attn
     __syncthreads();
     if (!last)
         return;
-    merge_splits(a, r.w, r.all, r.n);
+    merge_splits<HDP>(a, r);
 }
 
 #endif

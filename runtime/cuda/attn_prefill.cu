@@ -40,7 +40,7 @@ static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const att
     if (!find_tile(a, (int)blockIdx.x, &w))
         return;
     last = w.start + (w.first + w.n - 1) / a.group;
-    attend_pages<HDP, KV, 0>(x, a, w, shared, 0, last / RT_PAGE + 1);
+    attend_pages<HDP, KV>(x, a, w, shared, last / RT_PAGE + 1);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int lane = (int)threadIdx.x % 32, r = (int)threadIdx.x / 32 * 16 + lane / 4 + 8 * h;
@@ -63,7 +63,7 @@ template <int HDP, int KV>
 static q_status launch(const cu_be *c, const attn_args *a, int n_tok, q_err *err)
 {
     q_status st = Q_OK;
-    const size_t shared = ATTN_SHARED(HDP, ATTN_TILE);
+    const size_t shared = ATTN_SHARED(HDP);
     const unsigned tiles = (unsigned)((int64_t)n_tok * a->group / ATTN_TILE + a->n_seq);
 
     CU_TRY(cudaFuncSetAttribute((attn_prefill<HDP, KV>),
@@ -107,6 +107,7 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     const fmt_dtype type = a->kv->format->dtype;
     const int kv = type == FMT_F32 ? ATTN_F32 : type == FMT_I8 ? ATTN_I8 : ATTN_F16;
     const int64_t group = m->n_head / m->n_kv, heads = b->n_seq * m->n_kv;
+    const int at_once = ATTN_BLOCKS(ATTN_WIDTH(m->hd), kv) * c->sms;
     attn_args x;
 
     memset(&x, 0, sizeof x);
@@ -134,11 +135,11 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.scale = 1.44269504f / sqrtf((float)m->hd);
     x.n_seq = b->n_seq;
     x.group = (int)group;
-    /* three blocks fit an SM, four of int8: one round of them, or, for many heads, several */
-    x.splits = (int)((heads <= c->sms ? (kv == ATTN_I8 ? 4 : 3) * c->sms : CU_UNITS) / heads);
+    /* one round of all blocks that fit, or, for many heads, several */
+    x.splits = (int)((heads <= c->sms ? at_once : CU_UNITS) / heads);
     x.splits = x.splits < 1 ? 1 : x.splits;
     if (group <= ATTN_FEW)
-        Q_TRY(kv == ATTN_I8 ? cu_attn_decode_i8(c, &x, err) : cu_attn_decode(c, &x, kv, err));
+        Q_TRY(cu_attn_decode(c, &x, kv, err));
     if (b->n_tok > b->n_seq || group > ATTN_FEW)
         Q_TRY(cu_attn_prefill(c, &x, b->n_tok, kv, err));
 out:

@@ -1,17 +1,14 @@
-/* Attention of up to 64 query rows over pages of one kv head, on tensor cores, with a running
- * softmax (Milakov and Gimelshein 2018; tiles as in Dao et al. 2022).
+/* Attention of prompts: 64 query rows over pages of one kv head, on tensor cores, with a running
+ * softmax (Milakov and Gimelshein 2018; tiles as in Dao et al. 2022).  And what it shares with
+ * attention of few rows (attn_decode.cu): arguments and rows.
  *
  * A page (64 keys, 64 values) is a tile.  It is copied to shared memory as f16, zeros in place of
  * what is beyond the sequence or the head width, while the tile before is computed.  Query rows are
  * the tokens of one sequence times the heads of the group, token by token, so all rows share the
- * keys.  Two ways to cut the work of the 4 warps:
+ * keys; each of the 4 warps has 16 of the rows and sees all keys.
  *
- *   prefill   64 rows: a warp has 16 rows and sees all keys
- *   decode    16 rows: a warp has all rows and 16 keys of each page; the warps' results are merged
- *
- * An int8 cache: prefill turns the codes of a tile into halves once, on their way into shared
- * memory; decode has a kernel of its own (attn_decode_i8.cu).  The scale of the head's keys goes
- * into the scores, that of its values into the result.
+ * An int8 cache: the codes of a tile become halves once, on their way into shared memory.  The
+ * scale of the head's keys goes into the scores, that of its values into the result.
  *
  * Scores and sums are f32; q, k, p and v enter the products as f16.  Rows of shared memory are 8
  * halves longer than the head, so that ldmatrix meets every bank once. */
@@ -258,24 +255,20 @@ static __device__ __forceinline__ void load_pages(__half *to, const attn_args &a
     load_page<HDP, KV>(to + RT_PAGE * (HDP + 8), cu_page(a.kv, w.seq, j, 1, w.head), n, hd);
 }
 
-/* Pages from .. to - 1.  shared: HDP + 8 halves a row: ROWS of q, then stages of K and V.  Decode
- * calls it before cu_wait(): a page that holds only earlier calls' tokens is fetched while the
- * kernel before still runs. */
-template <int HDP, int KV, int DECODE>
+/* The first `pages`.  shared: HDP + 8 halves a row: ATTN_TILE of q, then stages of K and V. */
+template <int HDP, int KV>
 static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const attn_args &a,
-                                                    const attn_rows &w, __half *shared, int from,
-                                                    int to)
+                                                    const attn_rows &w, __half *shared, int pages)
 {
-    const int rows = DECODE ? ATTN_FEW : ATTN_TILE, ld = HDP + 8, stages = HDP > 128 ? 1 : 2;
-    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4, hd = (int)a.kv.hd;
-    const int early = DECODE && (from + 1) * RT_PAGE <= w.start;
+    const int ld = HDP + 8, stages = HDP > 128 ? 1 : 2, hd = (int)a.kv.hd;
+    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
     const float scale = score_scale(a, w.head);
-    __half *page = shared + rows * ld;
-    const __half *q = shared + (DECODE ? 0 : warp * 16 * ld);
+    __half *page = shared + ATTN_TILE * ld;
+    const __half *q = shared + warp * 16 * ld;
     int limit[2];
 
     for (int h = 0; h < 2; h++) {
-        const int r = w.first + (DECODE ? 0 : warp * 16) + g + 8 * h;
+        const int r = w.first + warp * 16 + g + 8 * h;
 
         limit[h] = w.start + r / a.group; /* rows past the end see something too; never stored */
         x.max[h] = -INFINITY;
@@ -284,42 +277,36 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
 #pragma unroll
     for (int d = 0; d < HDP / 8; d++)
         x.o[d][0] = x.o[d][1] = x.o[d][2] = x.o[d][3] = 0;
-    if (early)
-        load_pages<HDP, KV>(page + from % stages * 2 * RT_PAGE * ld, a, w, from);
-    if (DECODE)
-        cu_wait();
-    load_rows<HDP>(shared, a, w, rows);
-    for (int j = from - (stages - 1); j < to; j++) {
+    load_rows<HDP>(shared, a, w, ATTN_TILE);
+    for (int j = 1 - stages; j < pages; j++) {
         const int next = j + stages - 1;
         __half *const into = page + next % stages * 2 * RT_PAGE * ld;
         codes_page<KV == ATTN_I8 ? HDP : 16> kc, vc; /* not int8: never touched */
 
         if constexpr (KV == ATTN_I8) {
-            if (next < to) {
+            if (next < pages) {
                 fetch_page(kc, cu_page(a.kv, w.seq, next, 0, w.head), w.len - next * RT_PAGE, hd);
                 fetch_page(vc, cu_page(a.kv, w.seq, next, 1, w.head), w.len - next * RT_PAGE, hd);
             }
-            if (next < to && (stages == 1 || j < from)) {
+            if (next < pages && (stages == 1 || j < 0)) {
                 put_page(into, kc);
                 put_page(into + RT_PAGE * ld, vc);
             }
-        } else if (next < to && !(early && next == from)) {
+        } else if (next < pages) {
             load_pages<HDP, KV>(into, a, w, next);
         }
         copy_end();
-        if (j < from)
+        if (j < 0)
             continue;
         copy_wait<HDP <= 128>(); /* all but the newest, or all */
         __syncthreads();
         {
             const __half *k = page + j % stages * 2 * RT_PAGE * ld, *v = k + RT_PAGE * ld;
-            const int mine = DECODE ? warp * 16 : 0;
 
-            attend<HDP, DECODE ? 2 : 8>(x, q, k + mine * ld, v + mine * ld, limit,
-                                        j * RT_PAGE + mine, scale);
+            attend<HDP, RT_PAGE / 8>(x, q, k, v, limit, j * RT_PAGE, scale);
         }
         if constexpr (KV == ATTN_I8) /* into the stage that was computed before this one */
-            if (next < to && stages > 1) {
+            if (next < pages && stages > 1) {
                 put_page(into, kc);
                 put_page(into + RT_PAGE * ld, vc);
             }
@@ -331,15 +318,21 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
     }
 }
 
-#define ATTN_SHARED(hdp, rows)                                                                     \
-    (sizeof(__half) * (size_t)((hdp) + 8) * (size_t)((rows) + ((hdp) > 128 ? 1 : 2) * 2 * RT_PAGE))
+#define ATTN_SHARED(hdp)                                                                           \
+    (sizeof(__half) * (size_t)((hdp) + 8) *                                                        \
+     (size_t)(ATTN_TILE + ((hdp) > 128 ? 1 : 2) * 2 * RT_PAGE))
 
 /* widths of the template: heads are filled up to the next one */
 #define ATTN_WIDTH(hd) ((hd) <= 64 ? 64 : (hd) <= 128 ? 128 : 256)
 
+/* Decode: pages of which a warp has keys in registers at a time, and blocks that then fit an SM.
+ * One page of f16 and four blocks, two of int8 and three: twice the pages, or spilled registers for
+ * another block, cost 5 to 25 %. */
+#define ATTN_TILES(hdp, kv)  ((hdp) == 64 || ((hdp) == 128 && (kv) == ATTN_I8) ? 2 : 1)
+#define ATTN_BLOCKS(hdp, kv) ((hdp) > 128 ? 2 : (hdp) == 128 && (kv) != ATTN_F16 ? 3 : 4)
+
 /* kv: one of ATTN_F16 .. */
 q_status cu_attn_decode(const cu_be *c, const attn_args *a, int kv, q_err *err);
-q_status cu_attn_decode_i8(const cu_be *c, const attn_args *a, q_err *err);
 q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int kv, q_err *err);
 
 #endif
