@@ -7,7 +7,11 @@
  * values while scores are.  Nothing passes through shared memory, and the warps meet only to merge
  * (attn_merge.cuh).  Query rows beyond 8 take another turn over the run, which is then in the L2.
  * The first pages are fetched before cu_wait(), while the kernel before still runs, unless they
- * hold tokens of this call.  Ref: Flash-Decoding (Dao et al. 2023). */
+ * hold tokens of this call.
+ *
+ * Slower, 32 heads of 4096 int8 keys on an H200, 16 at a time: asking the L2 for the rest of the
+ * run before cu_wait() (1 us), a cluster per head that merges through shared memory (1 us), half as
+ * many runs of twice the length (3 us).  Ref: Flash-Decoding (Dao et al. 2023). */
 #include "runtime/cuda/attn_keys.cuh"
 #include "runtime/cuda/attn_merge.cuh"
 

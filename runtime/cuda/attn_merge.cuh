@@ -16,7 +16,6 @@ typedef struct attn_run {
     float *all;    /* [n][ATTN_FEW][PART] of the sequence and head */
     float *part;   /* of this split */
     int32_t *left; /* counts the splits that are done */
-    float v_scale; /* value_scale(), there before it is needed */
     int split, n, from, to;
 } attn_run;
 
@@ -93,7 +92,7 @@ static __device__ __forceinline__ void store(const attn_args &a, const attn_run 
         if (d >= a.kv.hd)
             continue;
         if (r.n == 1) {
-            store_four(a.y + row_at(a, r.w, row) + d, o, sum, r.v_scale);
+            store_four(a.y + row_at(a, r.w, row) + d, o, sum, value_scale(a, r.w.head));
             continue;
         }
         *(float4 *)(part + d) = o;
@@ -114,7 +113,7 @@ static __device__ __forceinline__ void merge_splits(const attn_args &a, const at
             const float4 o =
                 merge<1>(r.all + row * PART, ATTN_FEW * PART, r.n, d, CU_MAX_HD, &max, &sum);
 
-            store_four(a.y + row_at(a, r.w, row) + d, o, sum, r.v_scale);
+            store_four(a.y + row_at(a, r.w, row) + d, o, sum, value_scale(a, r.w.head));
         }
     }
 }
@@ -145,7 +144,6 @@ static __device__ __forceinline__ int find_run(const attn_args &a, attn_run *r)
     r->all = a.part + (int64_t)unit * a.splits * ATTN_FEW * PART;
     r->part = r->all + (int64_t)r->split * ATTN_FEW * PART;
     r->left = &a.arrived[unit];
-    r->v_scale = value_scale(a, w->head);
     return r->split < r->n;
 }
 
