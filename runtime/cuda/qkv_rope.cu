@@ -34,39 +34,40 @@ static __device__ void normalize(float *head, const float *w, int hd, float eps)
         head[i] = head[i] * sum * w[i];
 }
 
-static __device__ void store_kv(const rope_args &a, const float *head, int which, int h, int t)
+/* slot: of the token in its page's keys of kv head 0 */
+static __device__ void store_kv(const rope_args &a, const float *head, int which, int h, char *slot)
 {
-    const int pos = a.pos[t];
-    char *page = cu_page(a.kv, a.seq[t], pos / RT_PAGE, which, h);
-    const int64_t at = (int64_t)(pos % RT_PAGE) * a.hd;
-
+    char *to = slot + (which * a.kv.n_kv + h) * RT_PAGE * a.kv.hd * a.kv.bytes;
     const float scale = a.kv_type == FMT_I8 ? (which ? a.v_scale : a.k_scale)[h] : 1.0f;
 
     for (int i = (int)threadIdx.x; i < a.hd; i += 32)
         if (a.kv_type == FMT_I8)
-            ((int8_t *)page)[at + i] = cu_round_i8(head[i] / scale);
+            ((int8_t *)to)[i] = cu_round_i8(head[i] / scale);
         else if (a.kv_type == FMT_F32)
-            ((float *)page)[at + i] = head[i];
+            ((float *)to)[i] = head[i];
         else
-            ((__half *)page)[at + i] = cu_half(head[i]);
+            ((__half *)to)[i] = cu_half(head[i]);
 }
 
 static __global__ void __launch_bounds__(32 * ROPE_WARPS) qkv_rope(const rope_args a)
 {
     __shared__ float heads[ROPE_WARPS][CU_MAX_HD];
     const int t = (int)blockIdx.x, lane = (int)threadIdx.x, n = a.n_head + 2 * a.n_kv;
+    const int pos = a.pos[t], seq = a.seq[t]; /* set before the step: no kernel writes them */
     float *head = heads[threadIdx.y], c[ROPE_PAIRS], s[ROPE_PAIRS];
+    char *slot =
+        cu_page(a.kv, seq, pos / RT_PAGE, 0, 0) + (int64_t)(pos % RT_PAGE) * a.kv.hd * a.kv.bytes;
 
-    cu_wait();
 #pragma unroll
     for (int i = 0; i < ROPE_PAIRS; i++) {
         const int p = lane + 32 * i;
-        const float angle = p < a.pairs ? (float)a.pos[t] * a.inv_freq[a.seq[t] * a.pairs + p] : 0;
+        const float angle = p < a.pairs ? (float)pos * a.inv_freq[seq * a.pairs + p] : 0;
 
         sincosf(angle, &s[i], &c[i]);
         s[i] *= a.mscale;
         c[i] *= a.mscale;
     }
+    cu_wait();
     for (int h = (int)blockIdx.y * ROPE_WARPS + (int)threadIdx.y; h < n;
          h += (int)gridDim.y * ROPE_WARPS) {
         const __half *from = a.qkv + ((int64_t)t * n + h) * a.hd;
@@ -97,7 +98,7 @@ static __global__ void __launch_bounds__(32 * ROPE_WARPS) qkv_rope(const rope_ar
             for (int i = lane; i < a.hd; i += 32)
                 a.q[((int64_t)t * a.n_head + h) * a.hd + i] = cu_half(head[i] * a.q_scale[t]);
         else
-            store_kv(a, head, is_v, is_v ? h - a.n_head - a.n_kv : h - a.n_head, t);
+            store_kv(a, head, is_v, is_v ? h - a.n_head - a.n_kv : h - a.n_head, slot);
         __syncwarp(); /* the next head overwrites this one */
     }
 }
