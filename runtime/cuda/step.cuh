@@ -157,7 +157,9 @@ static __device__ __forceinline__ void step_compute(const step_args &a, ring *r,
     __half *xs = (__half *)scratch;
 
     /* one copy of every phase in the code: what does not fit the instruction cache costs more than
-     * the arithmetic */
+     * the arithmetic.  What is loaded under a condition is cleared first: else its registers are
+     * taken through all layers, since one turn of the loop might find what another left, and the
+     * rest spills (w4: 148 bytes a thread, more than L1 has) */
 #pragma unroll 1
     for (int l = 0; l < a.n_layers; l++)
 #pragma unroll 1
@@ -167,7 +169,7 @@ static __device__ __forceinline__ void step_compute(const step_args &a, ring *r,
             const int normed = role == STEP_QKV || role == STEP_GATE_UP;
             const void *from = normed ? NULL : role == STEP_OUT ? a.att : a.h;
             step_x x = step_x_of(xs, (const __half *)from, p, bits, normed ? all : a.window);
-            step_norm norm;
+            step_norm norm = {}; /* see above */
             step_out out;
 
             if (normed)

@@ -180,7 +180,7 @@ static __device__ __forceinline__ void step_attention(const step_args &a, const 
         const float scale[2] = { I8 ? a.k_scale[at] : 1.0f, I8 ? a.v_scale[at] : 1.0f };
         float c[HD / 64], s[HD / 64];
         attn_out<HD> x;
-        attn_keys<HD, I8> keys[2];
+        attn_keys<HD, I8> keys[2] = {}; /* see step_compute */
 
         if (w.from >= w.to)
             continue;
