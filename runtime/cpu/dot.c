@@ -21,9 +21,9 @@ _Static_assert(3 * SUMS <= CPU_JOB_TMP, "32-bit sums and doubles fit in the scra
 void cpu_dot_ref(const cpu_dot *a)
 {
     for (int p = 0; p < a->panels; p++) {
-        const uint8_t *w = a->w + p * a->panel_bytes;
+        const uint8_t *w = a->w + 4 * CPU_PANEL * p;
 
-        for (int64_t i = 0; i < a->words; i++, w += 4 * CPU_PANEL)
+        for (int64_t i = 0; i < a->words; i++, w += 4 * CPU_QUAD)
             for (int t = 0; t < a->m; t++) {
                 const int8_t *q = a->q + t * a->ld + 4 * i;
                 int32_t *out = a->out + t * CPU_BLOCK_N + p * CPU_PANEL;
@@ -43,13 +43,26 @@ static int tile_of(int m)
     return (m + tiles - 1) / tiles;
 }
 
+/* all quads of a tile of tokens: codes at q, words of weights from k on */
+static void tile(const cpu_job *j, int32_t *sum, const int8_t *q, int m, int64_t k, int64_t words)
+{
+    const uint8_t *w = (const uint8_t *)j->w->data + k * CPU_QUAD;
+
+    for (int n = 0; n < j->n; n += CPU_QUAD)
+        j->dot(&(cpu_dot){ .q = q,
+                           .ld = j->codes->ld,
+                           .m = m,
+                           .words = words,
+                           .w = w + (j->n0 + n) / CPU_QUAD * j->w->row_bytes,
+                           .panels = cpu_panels(j->n - n),
+                           .out = sum + n });
+}
+
 /* sum [m] rows CPU_BLOCK_N apart, of elements k0 .. k0 + n - 1 of K; both multiples of 4 */
 static void dots(const cpu_job *j, int32_t *sum, int64_t k0, int64_t n)
 {
-    const rt_weight *w = j->w;
     const int64_t k_step = j->m <= CPU_FEW ? n : CPU_DOT_TILE_K;
     const int step = tile_of(j->m), columns = (int)cpu_round_up(j->n, CPU_PANEL);
-    const uint8_t *panel = (const uint8_t *)w->data + j->n0 / CPU_PANEL * w->row_bytes;
 
     for (int t = 0; t < j->m; t++)
         memset(sum + t * CPU_BLOCK_N, 0, (size_t)columns * sizeof *sum);
@@ -57,14 +70,8 @@ static void dots(const cpu_job *j, int32_t *sum, int64_t k0, int64_t n)
         for (int t = 0; t < j->m; t += step) {
             const int64_t left = k0 + n - k < k_step ? k0 + n - k : k_step;
 
-            j->dot(&(cpu_dot){ .q = j->codes->q + (j->t0 + t) * j->codes->ld + k,
-                               .ld = j->codes->ld,
-                               .m = j->m - t < step ? j->m - t : step,
-                               .words = left / 4,
-                               .w = panel + k * CPU_PANEL,
-                               .panel_bytes = w->row_bytes,
-                               .panels = columns / CPU_PANEL,
-                               .out = sum + t * CPU_BLOCK_N });
+            tile(j, sum + t * CPU_BLOCK_N, j->codes->q + (j->t0 + t) * j->codes->ld + k,
+                 j->m - t < step ? j->m - t : step, k, left / 4);
         }
 }
 

@@ -45,16 +45,16 @@ static void widen(wide *x, const cpu_dot *a)
 /* panels first .. first + P - 1, tokens m0 .. m0 + M - 1; x: NULL, or their codes */
 INLINE void tile(int P, int M, const cpu_dot *a, const wide *x, int first, int m0)
 {
+    const uint8_t *w = a->w + 4 * CPU_PANEL * first;
     __m256i acc[2 * MOST];
 
     for (int i = 0; i < 2 * M * P; i++)
         acc[i] = _mm256_setzero_si256();
-    for (int64_t i = 0; i < a->words; i++) {
+    for (int64_t i = 0; i < a->words; i++, w += 4 * CPU_QUAD) {
         __m256i even[4], odd[4];
 
         for (int h = 0; h < 2 * P; h++) {
-            const __m256i v = _mm256_loadu_si256(
-                (const void *)(a->w + (first + h / 2) * a->panel_bytes + 64 * i + h % 2 * 32));
+            const __m256i v = _mm256_loadu_si256((const void *)(w + 32 * h));
 
             even[h] = _mm256_and_si256(v, _mm256_set1_epi16(0xff));
             odd[h] = _mm256_srli_epi16(v, 8);

@@ -24,18 +24,16 @@ INLINE __m512i four(const int8_t *q) /* 4 codes, in every lane */
 
 INLINE void tile(int P, int M, const cpu_dot *a, int first)
 {
-    const uint8_t *w[4];
+    const uint8_t *w = a->w + 4 * CPU_PANEL * first;
     __m512i acc[24];
 
-    for (int p = 0; p < P; p++)
-        w[p] = a->w + (first + p) * a->panel_bytes;
     for (int i = 0; i < M * P; i++)
         acc[i] = _mm512_setzero_si512();
-    for (int64_t i = 0; i < a->words; i++) {
+    for (int64_t i = 0; i < a->words; i++, w += 4 * CPU_QUAD) {
         __m512i v[4];
 
         for (int p = 0; p < P; p++)
-            v[p] = _mm512_loadu_si512(w[p] + 64 * i);
+            v[p] = _mm512_loadu_si512(w + 4 * CPU_PANEL * p);
         for (int m = 0; m < M; m++) {
             const __m512i b = four(a->q + m * a->ld + 4 * i);
 

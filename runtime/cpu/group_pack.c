@@ -1,4 +1,4 @@
-/* Weights in groups, from canonical rows to panels of spans (group.h) and back a row.
+/* Weights in groups, from canonical rows to quads of spans (group.h) and back a row.
  *
  * The order of columns is found first: those of a group together, in their own order, each group
  * padded to whole spans.  It is the same for all rows, so x is gathered once for all of them.
@@ -135,10 +135,10 @@ static void codes_of(uint8_t *codes, const plan *p, const qnt_tensor *t, const u
     }
 }
 
-static void pack_panel(char *dst, const plan *p, const qnt_tensor *t, int64_t n0)
+static void pack_quad(char *dst, const plan *p, const qnt_tensor *t, int64_t n0)
 {
     const int64_t bytes = span_bytes(t->scheme, (int)(p->cols / CPU_BLOCK));
-    const int rows = t->N - n0 < CPU_PANEL ? (int)(t->N - n0) : CPU_PANEL;
+    const int rows = t->N - n0 < CPU_QUAD ? (int)(t->N - n0) : CPU_QUAD;
     uint8_t c[CPU_BLOCK * CPU_SPAN];
 
     memset(dst, 0, (size_t)(p->spans * bytes)); /* missing rows: scale 0 */
@@ -163,8 +163,8 @@ static void pack_panel(char *dst, const plan *p, const qnt_tensor *t, int64_t n0
 q_status cpu_group_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t panels = cpu_round_up(src->N, CPU_PANEL) / CPU_PANEL;
-    int64_t panel_bytes;
+    const int64_t quads = cpu_round_up(src->N, CPU_QUAD) / CPU_QUAD;
+    int64_t quad_bytes;
     plan p = { 0 };
     size_t bytes;
     char *data;
@@ -173,17 +173,17 @@ q_status cpu_group_pack(rt_weight *dst, const qnt_tensor *src, int threads, q_er
         Q_FAIL(err, Q_EARG, "weight [%lld, %lld]: groups of %lld columns; wanted 1 or more",
                (long long)src->N, (long long)src->K, (long long)src->group);
     Q_TRY(make_plan(&p, src, err));
-    panel_bytes = p.spans * span_bytes(src->scheme, (int)(p.cols / CPU_BLOCK));
-    if (!q_mul_ok((size_t)panels, (size_t)panel_bytes, &bytes))
+    quad_bytes = p.spans * span_bytes(src->scheme, (int)(p.cols / CPU_BLOCK));
+    if (!q_mul_ok((size_t)quads, (size_t)quad_bytes, &bytes))
         Q_FAIL(err, Q_ESHAPE, "weight [%lld, %lld] exceeds the address space", (long long)src->N,
                (long long)src->K);
     if (!(data = cpu_block_alloc(bytes)))
         Q_FAIL(err, Q_ENOMEM, "cpu: no memory for a weight of %zu bytes", bytes);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < panels; i++)
-        pack_panel(data + i * panel_bytes, &p, src, i * CPU_PANEL);
+    for (int64_t i = 0; i < quads; i++)
+        pack_quad(data + i * quad_bytes, &p, src, i * CPU_QUAD);
     dst->data = data;
-    dst->row_bytes = panel_bytes;
+    dst->row_bytes = quad_bytes;
     dst->group = p.cols;
     if (!p.in_order) {
         dst->g_idx = p.order;
@@ -197,8 +197,8 @@ out:
 void cpu_group_row(float *dst, const rt_weight *w, int64_t row)
 {
     const cpu_spans spans = cpu_spans_of(w);
-    const int r = (int)(row % CPU_PANEL);
-    const char *span = (const char *)w->data + row / CPU_PANEL * w->row_bytes;
+    const int r = (int)(row % CPU_QUAD);
+    const char *span = (const char *)w->data + row / CPU_QUAD * w->row_bytes;
 
     for (int64_t s = 0; s < spans.n; s++, span += spans.bytes) {
         uint32_t head;

@@ -1,117 +1,115 @@
-/* Products of tokens in blocks with panels of groups, for AVX-512 with VNNI (group.h).
+/* Products of tokens in spans with panels of groups, for AVX-512 with VNNI (group.h).
  *
- * A line is 4 codes of 16 rows, or 8 of int4 in low and high nibbles: VPDPBUSD multiplies it with
- * 4 codes of a token, broadcast.  After a block the 32-bit sums become floats, are scaled and added
- * to v; after a span v is scaled and added to out.  Tiles as in dot_vnni.c: 12 tokens x 2 panels
- * keep 24 sums in registers, and v lies in L1; one or two tokens take four panels, because a sum
- * takes four cycles. */
+ * A line is 4 codes of 16 rows a panel, or 8 of int4 in low and high nibbles: VPDPBUSD multiplies
+ * it with 4 codes of a token, broadcast.  After a part one VPDPWSSD takes off what the zeros are
+ * worth, and the sums become floats, are scaled and added to out.  Tiles as in dot_vnni.c: 12
+ * tokens x 2 panels keep 24 sums in registers; one or two tokens take four panels, because a sum
+ * takes four cycles.
+ *
+ * gcc 12 keeps full tiles in registers only when a part is a function of its own, its loop runs at
+ * least once, and sums have the type of their elements; else it moves them to memory and back, at
+ * 0.65 of the speed. */
 #include <immintrin.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "runtime/cpu/group.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define MOST   24 /* sums of a tile */
+#define VECTOR 64 /* bytes: a panel's part of a line */
 
-INLINE __m512i four(const int8_t *q) /* 4 codes, in every lane */
+typedef int32_t sums __attribute__((vector_size(64))); /* of 16 rows */
+
+INLINE __m512i four(const void *p) /* 4 bytes, in every lane */
 {
     int32_t v;
 
-    memcpy(&v, q, sizeof v);
+    memcpy(&v, p, sizeof v);
     return _mm512_set1_epi32(v);
 }
 
-INLINE __m512 one(const char *p) /* a float, in every lane */
-{
-    float v;
-
-    memcpy(&v, p, sizeof v);
-    return _mm512_set1_ps(v);
-}
-
 /* acc += 4 codes of M tokens times vectors w */
-INLINE void dots(int P, int M, __m512i acc[MOST], const __m512i w[], const int8_t *q, int64_t ld)
+INLINE void dots(int P, int M, sums acc[24], const __m512i w[], const int8_t *q, int64_t ld)
 {
     for (int m = 0; m < M; m++) {
         const __m512i b = four(q + m * ld);
 
         for (int p = 0; p < P; p++)
-            acc[m * P + p] = _mm512_dpbusd_epi32(acc[m * P + p], w[p], b);
+            acc[m * P + p] = (sums)_mm512_dpbusd_epi32((__m512i)acc[m * P + p], w[p], b);
     }
 }
 
-/* v [M, P] += a block of M tokens times P panels; w: its lines, panels apart */
-INLINE void block(int bits, int P, int M, float *v, const char *w, int64_t apart, const int8_t *q,
-                  const char *s, int64_t ld)
+/* out [M, P] += a part; w: its first line; head: that of its span */
+INLINE void part(int bits, int P, int M, float *out, const char *head, const char *w,
+                 const int8_t *q, const char *s, int64_t ld, int blocks)
 {
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512i acc[MOST], line[4], high[4];
+    const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi32(255);
+    const char *end = w + CPU_LINE * bits * blocks;
+    __m512i line[4], high[4];
+    sums acc[24];
 
     for (int i = 0; i < M * P; i++)
-        acc[i] = _mm512_setzero_si512();
-#pragma GCC unroll 8
-    for (int l = 0; l < bits; l++) {
+        acc[i] = (sums)_mm512_setzero_si512();
+    do {
         for (int p = 0; p < P; p++) {
-            line[p] = _mm512_loadu_si512(w + p * apart + CPU_LINE * l);
+            line[p] = _mm512_loadu_si512(w + VECTOR * p);
             if (bits == 4) {
                 high[p] = _mm512_and_si512(_mm512_srli_epi16(line[p], 4), low);
                 line[p] = _mm512_and_si512(line[p], low);
             }
         }
-        dots(P, M, acc, line, q + 32 / bits * l, ld);
+        dots(P, M, acc, line, q, ld);
         if (bits == 4)
-            dots(P, M, acc, high, q + 8 * l + 4, ld);
-    }
-    for (int m = 0; m < M; m++)
-        for (int p = 0; p < P; p++) {
-            float *to = v + (m * P + p) * CPU_PANEL;
+            dots(P, M, acc, high, q + 4, ld);
+        w += CPU_LINE;
+        q += 32 / bits;
+    } while (w < end);
+    for (int p = 0; p < P; p++) {
+        const __m512i h = _mm512_loadu_si512(head + VECTOR * p), zero = _mm512_and_si512(h, byte);
+        const __m512 scale = _mm512_castsi512_ps(_mm512_andnot_si512(byte, h));
 
-            _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m * P + p]), one(s + m * ld),
-                                                _mm512_load_ps(to)));
+        for (int m = 0; m < M; m++) {
+            const char *of = s + m * ld;
+            float *y = out + m * CPU_BLOCK_N + p * CPU_PANEL;
+            const __m512i less = four(of + offsetof(cpu_group_scale, less));
+            const __m512 v =
+                _mm512_cvtepi32_ps(_mm512_dpwssd_epi32((__m512i)acc[m * P + p], zero, less));
+
+            _mm512_storeu_ps(y,
+                             _mm512_fmadd_ps(scale, _mm512_mul_ps(v, _mm512_castsi512_ps(four(of))),
+                                             _mm512_loadu_ps(y)));
         }
+    }
 }
 
-typedef void block_fn(float *v, const char *w, int64_t apart, const int8_t *q, const char *s,
-                      int64_t ld);
+typedef void part_fn(float *out, const char *head, const char *w, const int8_t *q, const char *s,
+                     int64_t ld, int blocks);
 
-INLINE void tile(int bits, int P, int M, block_fn *add, const cpu_group *a, int first)
+INLINE void tile(int bits, int P, int M, part_fn *add, const cpu_group *a, int first)
 {
-    const __m512i byte = _mm512_set1_epi32(255);
-    const char *s = a->s, *nx = a->nx, *w = a->w + first * a->panel_bytes;
+    const char *s = a->s, *w = a->w + VECTOR * first;
     const int8_t *q = a->q;
-    _Alignas(CPU_LINE) float v[MOST * CPU_PANEL];
+    float *out = a->out + first * CPU_PANEL;
 
-    for (int64_t i = 0; i < a->spans; i++, nx += 4) {
+    for (int64_t i = 0; i < a->spans; i++) {
         const char *head = w;
 
-        for (int p = 0; p < P; p++) {
-            const __m512i h = _mm512_loadu_si512(head + p * a->panel_bytes);
-            const __m512 zero = _mm512_cvtepi32_ps(_mm512_and_si512(h, byte));
-
-            for (int m = 0; m < M; m++)
-                _mm512_store_ps(v + (m * P + p) * CPU_PANEL,
-                                _mm512_mul_ps(zero, one(nx + m * a->ld)));
-        }
         w += CPU_LINE;
-        for (int b = 0; b < a->blocks; b++, q += CPU_BLOCK, s += 4, w += CPU_LINE * bits)
-            add(v, w, a->panel_bytes, q, s, a->ld);
-        for (int p = 0; p < P; p++) {
-            const __m512i h = _mm512_loadu_si512(head + p * a->panel_bytes);
-            const __m512 scale = _mm512_castsi512_ps(_mm512_andnot_si512(byte, h));
+        for (int b = 0; b < a->blocks; b += CPU_PART, s += sizeof(cpu_group_scale)) {
+            const int n = a->blocks - b < CPU_PART ? a->blocks - b : CPU_PART;
 
-            for (int m = 0; m < M; m++) {
-                float *y = a->out + m * CPU_BLOCK_N + (first + p) * CPU_PANEL;
-
-                _mm512_storeu_ps(y,
-                                 _mm512_fmadd_ps(scale, _mm512_load_ps(v + (m * P + p) * CPU_PANEL),
-                                                 _mm512_loadu_ps(y)));
-            }
+            if (M <= 2)
+                part(bits, P, M, out, head, w, q, s, a->ld, n);
+            else
+                add(out, head, w, q, s, a->ld, n);
+            w += CPU_LINE * bits * n;
+            q += CPU_BLOCK * n;
         }
     }
 }
 
 /* P panels at a time, what remains alone */
-INLINE void tiles(int bits, int P, int M, block_fn *add, block_fn *alone, const cpu_group *a)
+INLINE void tiles(int bits, int P, int M, part_fn *add, part_fn *alone, const cpu_group *a)
 {
     int p = 0;
 
@@ -121,22 +119,21 @@ INLINE void tiles(int bits, int P, int M, block_fn *add, block_fn *alone, const 
         tile(bits, 1, M, alone, a, p);
 }
 
-/* A function for each size of a block: inside the loops around it gcc moves the sums of full tiles
- * to memory and back, at half the speed. */
-#define BLOCK(bits, P, M)                                                                          \
-    static __attribute__((noinline)) void block##bits##_##P##_##M(                                 \
-        float *v, const char *w, int64_t apart, const int8_t *q, const char *s, int64_t ld)        \
+#define PART(bits, P, M)                                                                           \
+    static __attribute__((noinline)) void part##bits##_##P##_##M(                                  \
+        float *out, const char *head, const char *w, const int8_t *q, const char *s, int64_t ld,   \
+        int blocks)                                                                                \
     {                                                                                              \
-        block(bits, P, M, v, w, apart, q, s, ld);                                                  \
+        part(bits, P, M, out, head, w, q, s, ld, blocks);                                          \
     }
 
 #define BOTH(bits, P, M)                                                                           \
-    BLOCK(bits, P, M)                                                                              \
-    BLOCK(bits, 1, M)
+    PART(bits, P, M)                                                                               \
+    PART(bits, 1, M)
 
 #define CASE(bits, P, M)                                                                           \
     case M:                                                                                        \
-        tiles(bits, P, M, block##bits##_##P##_##M, block##bits##_1_##M, a);                        \
+        tiles(bits, P, M, part##bits##_##P##_##M, part##bits##_1_##M, a);                          \
         break;
 
 #define SIZES(DO, bits)                                                                            \

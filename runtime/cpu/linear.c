@@ -102,11 +102,11 @@ static void silu_mul(float *Q_RESTRICT y, const float *g, const float *g_bias, c
 
 /* ---- pieces --------------------------------------------------------------------------------- */
 
-/* The product for rows n0 .. n0 + n - 1 of W.  Panels start at multiples of CPU_PANEL, so an odd
+/* The product for rows n0 .. n0 + n - 1 of W.  Quads start at multiples of CPU_QUAD, so an odd
  * start takes a few rows before it; the result then begins that much later. */
 static const float *product(const linear_row *row, cpu_job job, int64_t n0, int n)
 {
-    const int before = in_panels(row) ? (int)(n0 % CPU_PANEL) : 0;
+    const int before = in_panels(row) ? (int)(n0 % CPU_QUAD) : 0;
 
     job.n0 = n0 - before;
     job.n = n + before;
@@ -159,10 +159,10 @@ static void all_pieces(const cpu_be *c, const rt_linear_args *a, const linear_ro
 {
     const rt_weight *w = a->w;
     const int64_t cols = a->epi == RT_EPI_SILU_MUL ? w->N / 2 : w->N;
-    /* an up half that starts inside a panel costs one more (product) */
-    const int64_t pad = a->epi == RT_EPI_SILU_MUL && cols % CPU_PANEL != 0 ? CPU_PANEL : 0;
+    /* an up half that starts inside a quad costs one more (product) */
+    const int64_t pad = a->epi == RT_EPI_SILU_MUL && cols % CPU_QUAD != 0 ? CPU_QUAD : 0;
     /* few tokens: small blocks, so that even a narrow weight gives every core something */
-    const int64_t n_step = a->n_tok <= CPU_TILE_M ? 64 : CPU_BLOCK_N - pad;
+    const int64_t n_step = a->n_tok <= CPU_TILE_M ? CPU_QUAD : CPU_BLOCK_N - pad;
     const int64_t blocks = (cols + n_step - 1) / n_step;
     const int64_t groups = (a->n_tok + CPU_GROUP_M - 1) / CPU_GROUP_M;
     const int64_t pieces = blocks * groups;

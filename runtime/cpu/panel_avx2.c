@@ -70,7 +70,6 @@ INLINE void step(kind type, int P, int M, __m256 acc[], const char *const w[], i
 /* panels first .. first + P - 1, tokens m0 .. m0 + M - 1 */
 INLINE void tile(kind type, int P, int M, const cpu_mul *a, int first, int m0)
 {
-    const int64_t k_bytes = type == W4 ? 64 / STEP : a->k_bytes;
     const float *x = a->x + m0 * a->ldx;
     const char *w[4];
 
@@ -83,12 +82,12 @@ INLINE void tile(kind type, int P, int M, const cpu_mul *a, int first, int m0)
         for (int i = 0; i < M * 2 * P; i++)
             acc[i] = _mm256_setzero_ps();
         for (; k + STEP <= end; k += STEP) {
-            step(type, P, M, acc, w, k_bytes, x + k, a->ldx, STEP);
+            step(type, P, M, acc, w, a->k_bytes, x + k, a->ldx, STEP);
             for (int p = 0; p < P; p++)
-                w[p] += STEP * k_bytes;
+                w[p] += STEP * a->k_bytes;
         }
         if (k < end)
-            step(type, P, M, acc, w, k_bytes, x + k, a->ldx, (int)(end - k));
+            step(type, P, M, acc, w, a->k_bytes, x + k, a->ldx, (int)(end - k));
         for (int m = 0; m < M; m++)
             for (int i = 0; i < 2 * P; i++) {
                 float *out = a->out + (m0 + m) * CPU_BLOCK_N + first * CPU_PANEL + i * LANES;
@@ -159,7 +158,7 @@ void cpu_panel_w4_avx2(const cpu_mul *a)
         const char *w = a->w + p * a->panel_bytes;
         cpu_mul one = *a;
 
-        for (int64_t k = 0; k < a->n; k += STEP, w += 64)
+        for (int64_t k = 0; k < a->n; k += STEP, w += STEP * a->k_bytes)
             for (int h = 0; h < 2; h++) {
                 __m256i c = _mm256_loadu_si256((const void *)(w + h * half_panel(W4)));
 

@@ -231,10 +231,19 @@ static inline qnt_tensor op_tensor(const char *scheme, const float *v, const flo
     return op_tensor_groups(scheme, &(op_groups){ 0 }, v, bias, N, K, w);
 }
 
-/* Activations as the CPU takes them for a grouped weight: blocks of 32 columns of a group, the last
- * shorter, as whole numbers of a 127th of their largest.  xq [M, K] receives what the codes mean.
- */
-static inline void op_blocks(float *xq, const float *x, int64_t M, int64_t K, const qnt_tensor *w)
+/* Columns that share a scale of activations on the CPU, from the i-th of a group on, if it has as
+ * many: groups are cut into the fewest equal spans of at most 128, in 32s, and those into 64s. */
+static inline int64_t op_part(const qnt_tensor *w, int64_t i)
+{
+    const int64_t columns = w->group < w->K ? w->group : w->K, spans = (columns + 127) / 128;
+    const int64_t span = ((columns + 31) / 32 + spans - 1) / spans * 32, left = span - i % span;
+
+    return left < 64 ? left : 64;
+}
+
+/* Activations as the CPU takes them for a grouped weight: parts of a group, the last shorter, as
+ * whole numbers of a 127th of their largest.  xq [M, K] receives what the codes mean. */
+static inline void op_parts(float *xq, const float *x, int64_t M, int64_t K, const qnt_tensor *w)
 {
     int64_t *at = op_host((size_t)K * sizeof *at), n = 0;
 
@@ -245,7 +254,7 @@ static inline void op_blocks(float *xq, const float *x, int64_t M, int64_t K, co
             if ((w->g_idx ? w->g_idx[k] : k / w->group) == g)
                 at[n++] = k;
         for (int64_t i = first, len; i < n; i += len) {
-            len = n - i < 32 ? n - i : 32;
+            len = n - i < op_part(w, i - first) ? n - i : op_part(w, i - first);
             for (int64_t t = 0; t < M; t++) {
                 float amax = 1e-30f;
 

@@ -1,13 +1,13 @@
 /* Products with weights in groups (w4g, w8g) on the CPU: one table of cases, every backend, against
  * double precision.
  *
- * Activations become codes in blocks (runtime/cpu/group.h), so there are two references: the codes
+ * Activations become codes by parts (runtime/cpu/group.h), so there are two references: the codes
  * and what they stand for, worked out here once more, to float32's rounding; and the activations as
  * they came, to that of 8 bits: steps of amax / 127, so errors of some 0.5 % of x (nmse 3e-5),
  * which average out over a row.  All backends, numbers of threads and of tokens give the same bits.
  *
- * Sizes are one less than, equal to and one more than blocks (32), spans (128), panels (16), tiles
- * (12 tokens) and stretches (2048 columns). */
+ * Sizes are one less than, equal to and one more than blocks (32), parts (64), spans (128), panels
+ * (16), quads (64), tiles (12 tokens) and stretches (2048 columns). */
 #include "tests/ops/ops.h"
 
 typedef enum order { IN_ORDER, SHUFFLED, UNEVEN } order; /* UNEVEN: groups of any size */
@@ -134,25 +134,26 @@ static void free_data(group_data *d)
     q_free(d->y0);
 }
 
-/* v [K]: what the codes of a token stand for: the columns of a group, 32 at a time */
+/* v [K]: what the codes of a token stand for: the columns of a group, a part at a time */
 static void quantize(const group_data *d, const float *x, double *v)
 {
     const int64_t G = qnt_n_groups(d->t.scheme, d->t.K, d->t.group);
-    int64_t block[32];
+    int64_t block[64];
 
     for (int64_t g = 0; g < G; g++)
-        for (int64_t k = 0, n = 0; k <= d->t.K; k++) {
+        for (int64_t k = 0, n = 0, done = 0; k <= d->t.K; k++) {
             float amax = 1e-30f;
 
             if (k < d->t.K && d->group_of[k] == g)
                 block[n++] = k;
-            if (n < 32 && k < d->t.K)
+            if (n < op_part(&d->t, done) && k < d->t.K)
                 continue;
             for (int64_t i = 0; i < n; i++)
                 amax = fabsf(x[block[i]]) > amax ? fabsf(x[block[i]]) : amax;
             for (int64_t i = 0; i < n; i++)
                 v[block[i]] =
                     nearbyint((double)(x[block[i]] * (127.0f / amax))) * (double)(amax / 127.0f);
+            done += n;
             n = 0;
         }
 }

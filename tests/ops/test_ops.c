@@ -3,7 +3,7 @@
  * Sizes are chosen around the vectors (8, 16), the blocks (32, 128) and the tiles (12 tokens, 128 x
  * 512) of the kernels: one less, equal, one more.  Bounds are relative to the rms of the reference;
  * the reference uses the weights that the codes stand for, so they bound float32 arithmetic alone:
- * about sqrt(K) roundings of 6e-8.  Grouped weights take activations in blocks of 8-bit codes on
+ * about sqrt(K) roundings of 6e-8.  Grouped weights take activations in parts of 8-bit codes on
  * the CPU; the reference then takes what those codes stand for. */
 #include "tests/ops/ops.h"
 
@@ -247,7 +247,7 @@ static void linear_on(const char *const *backends, size_t n_backends)
         d.xq = op_host((size_t)(c->M * c->K) * sizeof *d.xq);
         memcpy(d.xq, d.x, (size_t)(c->M * c->K) * sizeof *d.xq);
         if (t.scheme->grouped && strcmp(backends[0], "cuda") != 0) /* its activations are f16 */
-            op_blocks(d.xq, d.x, c->M, c->K, &t);
+            op_parts(d.xq, d.x, c->M, c->K, &t);
         qnt_tensor_free(&t);
         reference(c, &d);
         for (size_t b = 0; b < n_backends; b++)
