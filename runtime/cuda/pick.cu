@@ -14,6 +14,7 @@
 
 #define PICK_THREADS 1024
 #define PICK_RUNS    1024
+#define AHEAD        5 /* logits of a thread that are read at once */
 #define BUCKETS      4096
 #define ID_BITS      20 /* of CU_MAX_VOCAB: an entry of the history is row << ID_BITS | id */
 #define ONE          8796093022208.0 /* 2^43 */
@@ -63,8 +64,7 @@ static __device__ __forceinline__ void better(float *v, int *at, float v2, int a
     }
 }
 
-/* (v, at) of the block; valid in thread 0 */
-static __device__ __forceinline__ void block_best(float *v, int *at, float *tmp_v, int *tmp_at)
+static __device__ __forceinline__ void warp_best(float *v, int *at)
 {
     for (int d = 16; d > 0; d >>= 1) {
         const float v2 = __shfl_xor_sync(0xffffffffu, *v, d);
@@ -72,6 +72,12 @@ static __device__ __forceinline__ void block_best(float *v, int *at, float *tmp_
 
         better(v, at, v2, at2);
     }
+}
+
+/* (v, at) of the block; valid in thread 0 */
+static __device__ __forceinline__ void block_best(float *v, int *at, float *tmp_v, int *tmp_at)
+{
+    warp_best(v, at);
     if (threadIdx.x % 32 == 0) {
         tmp_v[threadIdx.x / 32] = *v;
         tmp_at[threadIdx.x / 32] = *at;
@@ -92,10 +98,23 @@ static __global__ void find_best(const float *logits, int64_t vocab, float *max,
     int best_at = INT32_MAX;
 
     cu_wait();
-    for (int64_t i = from + threadIdx.x; i < to; i += blockDim.x) {
-        const float v = logits[blockIdx.y * vocab + i];
+    logits += blockIdx.y * vocab;
+    for (int64_t i0 = from + threadIdx.x; i0 < to; i0 += AHEAD * blockDim.x) {
+        float v[AHEAD];
 
-        better(&best, &best_at, v, isfinite(v) ? (int)i : -1);
+#pragma unroll
+        for (int e = 0; e < AHEAD; e++) {
+            const int64_t i = i0 + e * (int64_t)blockDim.x;
+
+            v[e] = i < to ? logits[i] : 0.0f;
+        }
+#pragma unroll
+        for (int e = 0; e < AHEAD; e++) {
+            const int64_t i = i0 + e * (int64_t)blockDim.x;
+
+            if (i < to)
+                better(&best, &best_at, v[e], isfinite(v[e]) ? (int)i : -1);
+        }
     }
     block_best(&best, &best_at, tmp_v, tmp_at);
     if (threadIdx.x == 0) {
@@ -301,12 +320,19 @@ static __global__ void __launch_bounds__(PICK_THREADS)
 
     cu_wait();
     s = set[row];
-    if (threadIdx.x == 0) {
-        best = max[row * CU_PICK_PARTS];
-        best_at = at[row * CU_PICK_PARTS];
-        for (int i = 1; i < CU_PICK_PARTS; i++)
-            better(&best, &best_at, max[row * CU_PICK_PARTS + i], at[row * CU_PICK_PARTS + i]);
-        out[row] = best_at;
+    if (threadIdx.x < 32) {
+        const int i = row * CU_PICK_PARTS + (int)threadIdx.x;
+        float most = max[i];
+        int most_at = at[i];
+
+        for (int e = 32; e < CU_PICK_PARTS; e += 32)
+            better(&most, &most_at, max[i + e], at[i + e]);
+        warp_best(&most, &most_at);
+        if (threadIdx.x == 0) {
+            best = most;
+            best_at = most_at;
+            out[row] = most_at;
+        }
     }
     __syncthreads();
     if (s.greedy || best_at < 0)
@@ -366,8 +392,8 @@ static q_status check(const rt_pick_args *a, q_err *err)
 
 /* Rows r0 .. r0 + n - 1: their settings, and whether any has a penalty.  Greedy rows have the same
  * ones in every step, and what the device has is not copied again. */
-static q_status upload_settings(cu_be *c, const rt_pick_args *a, int64_t r0, int n,
-                                int *penalties, q_err *err)
+static q_status upload_settings(cu_be *c, const rt_pick_args *a, int64_t r0, int n, int *penalties,
+                                q_err *err)
 {
     q_status st = Q_OK;
     pick_set set[CU_PICK_ROWS];
