@@ -136,7 +136,7 @@ static __device__ __forceinline__ int find_run(const attn_args &a, attn_run *r)
     unit = w->seq * (int)a.kv.n_kv + w->head;
     pages = (w->len + RT_PAGE - 1) / RT_PAGE;
     /* pages of a block; few of them only as long as adding up the parts does not take longer */
-    run = max((pages + a.splits - 1) / a.splits, min((pages + 15) / 16, 4));
+    run = max((pages + a.splits - 1) / a.splits, max(a.least, min((pages + 15) / 16, 4)));
     r->split = (int)blockIdx.z;
     r->n = (pages + run - 1) / run; /* blocks that have any */
     r->from = r->split * run;

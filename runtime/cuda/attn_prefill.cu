@@ -137,6 +137,10 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.group = (int)group;
     /* one round of all blocks that fit, or, for many heads, several */
     x.splits = (int)((heads <= c->sms ? at_once : CU_UNITS) / heads);
+    /* heads enough for every SM: parts of a short sequence take longer to add up than to read */
+    x.least = heads > c->sms ? 4 : 1;
+    if (x.splits > (b->max_blocks + x.least - 1) / x.least)
+        x.splits = (b->max_blocks + x.least - 1) / x.least;
     x.splits = x.splits < 1 ? 1 : x.splits;
     if (group <= ATTN_FEW)
         Q_TRY(cu_attn_decode(c, &x, kv, err));

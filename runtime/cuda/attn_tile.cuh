@@ -35,7 +35,7 @@ typedef struct attn_args {
     float *part;
     int32_t *arrived;
     float scale; /* log2(e) / sqrt(hd) */
-    int n_seq, group, splits;
+    int n_seq, group, splits, least; /* least: pages of a block that does not have all */
 } attn_args;
 
 /* what a score of kv head h is multiplied by, and a value: codes are taken as they are */
