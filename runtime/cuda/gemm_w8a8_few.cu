@@ -1,5 +1,5 @@
 /* y = x W' of int8 codes for 1 .. 64 tokens, at the speed of memory; and, 64 tokens at a time, for
- * any number on GPUs without wgmma.
+ * any number on GPUs without wgmma.  On Hopper gemm_few.cuh takes what it has a plan for.
  *
  * The kernel of gemv.cuh with integer tensor cores: weights are the 16 x 32 operand, tokens the 8
  * columns of the other, sums are exact.  A block owns 16 MT rows of W; its 8 warps take chunks of
@@ -13,6 +13,7 @@
 #include "runtime/cuda/cu_w8a8.h"
 
 #include "runtime/cuda/cu_device.cuh"
+#include "runtime/cuda/gemm_few.cuh"
 
 #define WARPS 8
 #define CHUNK 64 /* bytes of K */
@@ -92,13 +93,13 @@ static __device__ __forceinline__ void store(const few_args &a, const int32_t *s
 
 /* A: chunks in flight per warp; B: blocks on an SM */
 template <int MT, int NT, int A, int B>
-static __global__ void __launch_bounds__(32 * WARPS, B) few(const few_args a)
+static __global__ void __launch_bounds__(32 * WARPS, B) w8a8_few(const few_args a)
 {
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, g = lane / 4,
               q = lane % 4, silu = a.epi == RT_EPI_SILU_MUL;
     const int64_t tile = blockIdx.x, half = a.N / 2;
     const int n_chunks = (int)(a.ld / CHUNK);
-    extern __shared__ int32_t sum[];  /* [WARPS][16 MT][8 NT + 1] */
+    extern __shared__ int32_t sums[]; /* [WARPS][16 MT][8 NT + 1] */
     const int8_t *row[MT][2], *x[NT]; /* columns without a token repeat the last one */
     uint4 w[A][MT][2];
     int32_t d[MT][NT][4];
@@ -146,10 +147,10 @@ static __global__ void __launch_bounds__(32 * WARPS, B) few(const few_args a)
         for (int j = 0; j < NT; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                sum[(warp * 16 * MT + 16 * t + 8 * (i / 2) + g) * (8 * NT + 1) + 8 * j + 2 * q +
-                    i % 2] = d[t][j][i];
+                sums[(warp * 16 * MT + 16 * t + 8 * (i / 2) + g) * (8 * NT + 1) + 8 * j + 2 * q +
+                     i % 2] = d[t][j][i];
     __syncthreads();
-    store<MT, NT>(a, sum, tile);
+    store<MT, NT>(a, sums, tile);
 }
 
 template <int MT, int NT, int A, int B>
@@ -161,10 +162,10 @@ static q_status launch(const cu_be *c, const few_args *a, q_err *err)
     const size_t shared = sizeof(int32_t) * WARPS * 16 * MT * (8 * NT + 1);
 
     if (shared > 48 * 1024)
-        CU_TRY(cudaFuncSetAttribute((few<MT, NT, A, B>),
+        CU_TRY(cudaFuncSetAttribute((w8a8_few<MT, NT, A, B>),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    CU_LAUNCH(c, (few<MT, NT, A, B>), dim3((unsigned)((n + cols - 1) / cols)), dim3(32 * WARPS),
-              shared, *a);
+    CU_LAUNCH(c, (w8a8_few<MT, NT, A, B>), dim3((unsigned)((n + cols - 1) / cols)),
+              dim3(32 * WARPS), shared, *a);
 out:
     return st;
 }
@@ -173,7 +174,26 @@ out:
 extern "C" q_status cu_w8a8_few(const cu_be *c, const cu_w8a8 *g, q_err *err)
 {
     const int narrow = g->N <= 32 * (int64_t)c->sms;
+    q_status st = Q_OK;
+    int done;
     few_args a;
+    cu_few f;
+
+    memset(&f, 0, sizeof f);
+    f.x = (const char *)g->x;
+    f.w = (const char *)g->w;
+    f.xs = g->xs;
+    f.scale = g->scale;
+    f.bias = g->bias;
+    f.y = g->y;
+    f.N = g->N;
+    f.K = g->ld;
+    f.row_bytes = f.x_bytes = g->ld;
+    f.M = (int)g->M;
+    f.epi = (int)g->epi;
+    Q_TRY((few_run<CU_W8A8, 0>(c, &f, &done, err)));
+    if (done)
+        return Q_OK;
 
     a.x = g->x;
     a.w = g->w;
@@ -192,4 +212,6 @@ extern "C" q_status cu_w8a8_few(const cu_be *c, const cu_w8a8 *g, q_err *err)
     if (a.M <= 32)
         return launch<2, 4, 2, 2>(c, &a, err);
     return launch<2, 8, 2, 1>(c, &a, err);
+out:
+    return st;
 }

@@ -1,5 +1,5 @@
 /* y = x W' for 1 .. 64 tokens at the speed of memory: one kernel template for f16, w8, w4 and the
- * grouped w8g, w4g.
+ * grouped w8g, w4g.  On Hopper gemm_few.cuh takes more than 8 or 16 tokens.
  *
  * Tensor cores do the arithmetic even for one token: the weights are the 16 x 16 operand, tokens
  * the 8 columns of the other, so the work per weight is the same for 1 or 8 tokens and far below

@@ -1,8 +1,8 @@
-/* The matrix-vector kernel for w8 weights: gemv.cuh.  One file per scheme, to compile in parallel.
+/* The products of few tokens for w8 weights: gemv.cuh, gemm_few.cuh.  One file per scheme, to compile in parallel.
  */
-#include "runtime/cuda/gemv.cuh"
+#include "runtime/cuda/gemm_few.cuh"
 
 extern "C" q_status cu_gemv_w8(const cu_be *c, const cu_gemv *a, q_err *err)
 {
-    return gemv_choose<CU_W8, 0>(c, a, err);
+    return few_or_gemv<CU_W8, 0>(c, a, err);
 }

@@ -1,9 +1,9 @@
-/* The matrix-vector kernel for w8g weights: gemv.cuh.  Groups of whole chunks need fewer scales.
+/* The products of few tokens for w8g weights: gemv.cuh, gemm_few.cuh.  Groups of whole chunks need fewer scales.
  */
-#include "runtime/cuda/gemv.cuh"
+#include "runtime/cuda/gemm_few.cuh"
 
 extern "C" q_status cu_gemv_w8g(const cu_be *c, const cu_gemv *a, q_err *err)
 {
-    return 1 << a->shift < gemv_form<CU_W8G>::chunk ? gemv_choose<CU_W8G, 1>(c, a, err)
-                                                    : gemv_choose<CU_W8G, 0>(c, a, err);
+    return 1 << a->shift < gemv_form<CU_W8G>::chunk ? few_or_gemv<CU_W8G, 1>(c, a, err)
+                                                    : few_or_gemv<CU_W8G, 0>(c, a, err);
 }

@@ -3,8 +3,9 @@
  * The first row of the table whose conditions fit does it:
  *
  *   w8a8                            activations to codes, then gemm_w8a8.cu, or up to 64 tokens
- *                                   gemm_w8a8_few.cu
- *   up to 64 tokens, K % 8 == 0     matrix-vector kernel of the scheme (gemv.cuh); w4g and w8g if
+ *                                   gemm_w8a8_few.cu, which from 9 on may choose gemm_few.cuh
+ *   up to 64 tokens, K % 8 == 0     matrix-vector kernel of the scheme (gemv.cuh), on Hopper from 9
+ *                                   tokens on mostly gemm_few.cuh; w4g and w8g if
  *                                   their groups are whole rows, or 32, 64, 128 .. columns and at
  *                                   most CU_GROUPS of a row, and gate and up start at multiples of
  *                                   8; columns in the order of groups: x is gathered that way first
@@ -92,7 +93,7 @@ static int set_groups(cu_gemv *g, const rt_weight *w, rt_epi epi)
     g->zero = w->zero;
     g->middle = w->scheme->bits == 4 ? 0x08080808u : 0x80808080u;
     return g->G <= CU_GROUPS && !(epi == RT_EPI_SILU_MUL && w->N % 16 != 0) &&
-           !(w->g_idx && (size_t)w->K * CU_ROWS * 2 > CU_TILE);
+           !(w->g_idx && (size_t)w->K * CU_ROWS * 2 > CU_CODES);
 }
 
 static q_status gemv_of(const cu_be *c, const rt_weight *w, const cu_gemv *g, int *done, q_err *err)

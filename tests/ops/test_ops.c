@@ -112,6 +112,16 @@ static const op_case cases[] = {
     { "w8g", 63, 96, 520, RT_EPI_SILU_MUL, 1, 0, EPI, { 32 } },
     { "w8g", 40, 50, 1024, RT_EPI_ADD, 0, 0, SUM, { 128 } },
     { "w4g", 1, 2048, 5504, RT_EPI_ADD, 0, 0, SUM, { 128 } },
+    /* slices of K and shares of them, added up in order */
+    { "f16", 9, 136, 8200, RT_EPI_ADD, 1, 0, SUM },
+    { "w8", 16, 16390, 136, RT_EPI_SILU_MUL, 1, 0, EPI },
+    { "w4", 24, 520, 5504, RT_EPI_F32, 0, 0, SUM },
+    { "w4", 64, 130, 4104, RT_EPI_NONE, 1, 0, SUM },
+    { "w8", 50, 72, 11008, RT_EPI_ADD, 0, 0, SUM },
+    { "w4", 48, 1100, 2176, RT_EPI_SILU_MUL, 0, 0, EPI },
+    { "w4g", 20, 1104, 2176, RT_EPI_SILU_MUL, 0, 0, EPI, { 128 } },
+    { "w4g", 40, 200, 4096, RT_EPI_ADD, 1, 0, SUM, { 64 } },
+    { "w8g", 32, 136, 2048, RT_EPI_F32, 0, 0, SUM, { 32 } },
     /* columns in the order of others, and groups of different sizes */
     { "w4g", 1, 50, 384, RT_EPI_ADD, 1, 0, SUM, { 128, OP_ACT_ORDER } },
     { "w4g", 31, 96, 1096, RT_EPI_SILU_MUL, 0, 0, EPI, { 32, OP_ACT_ORDER, 1 } },
