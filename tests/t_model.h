@@ -9,18 +9,19 @@
 #ifndef T_MODEL_H
 #define T_MODEL_H
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "calibrate/eval_ppl.h"
 #include "calibrate/eval_rouge.h"
+#include "datasets/prompt.h"
 #include "formats/base/q_file.h"
 #include "formats/json.h"
 #include "runtime/model_cli.h"
 #include "tests/t.h"
 
-/* scheme: NULL, "int8", "int4", or "w8a8" as stored and by token */
-static inline rt_session *tm_open(const char *model, const char *scheme)
+static inline rt_session *tm_open_on(const char *device, const char *model, const char *scheme)
 {
     q_err err = { 0 };
     rt_session *s = NULL;
@@ -30,11 +31,17 @@ static inline rt_session *tm_open(const char *model, const char *scheme)
     o.path = model;
     o.smooth_quant = o.per_token = o.per_channel = scheme && strcmp(scheme, "w8a8") == 0;
     o.weight_only = o.smooth_quant ? NULL : scheme;
-    o.backend = getenv("QWENKIT_TEST_DEVICE");
+    o.backend = device;
     o.sampling.greedy = 1;
     o.tokenizer_optional = 1;
     T_OK(rt_session_open(&s, &o, NULL, &err), err);
     return s;
+}
+
+/* scheme: NULL, "int8", "int4", or "w8a8" as stored and by token */
+static inline rt_session *tm_open(const char *model, const char *scheme)
+{
+    return tm_open_on(getenv("QWENKIT_TEST_DEVICE"), model, scheme);
 }
 
 static inline int tm_on_gpu(void)
@@ -176,13 +183,80 @@ static inline rt_session *tm_open_text(const char *model, const char *weight_onl
     return s;
 }
 
-/* All 200 where tests may take long, else 48.  One near tie between two tokens may go the other way
- * in another summation order. */
+static inline int32_t tm_id(const fmt_json *list, size_t i) /* -1 past the end */
+{
+    int64_t id = -1;
+
+    if (i < fmt_json_size(list))
+        T_TRUE(fmt_json_as_int(fmt_json_at(list, i), 0, INT32_MAX, &id));
+    return (int32_t)id;
+}
+
+/* What the model in f32 finds between two tokens behind ids: the logit of `a` less that of `b`, -1
+ * being any token that stops. */
+static inline double tm_gap(rt_session *f32, const q_ids *ids, int32_t a, int32_t b)
+{
+    q_err err = { 0 };
+    rt_engine *e = NULL;
+    rt_seq *seq = NULL;
+    tm_rows k = { .from = (int64_t)ids->n - 1, .vocab = f32->desc.vocab };
+    float stop = -INFINITY;
+    double gap;
+
+    k.v = q_malloc((size_t)k.vocab * sizeof *k.v);
+    T_TRUE(k.v != NULL);
+    T_OK(rt_session_engine(&e, f32, 1, (int64_t)ids->n, &err), err);
+    T_OK(rt_engine_add(e, &seq,
+                       &(rt_seq_opts){ .ids = ids->v,
+                                       .n_ids = ids->n,
+                                       .logits_from = k.from,
+                                       .on_logits = tm_keep,
+                                       .user = &k },
+                       &err),
+         err);
+    T_OK(rt_engine_run(e, &err), err);
+    for (size_t i = 0; i < f32->stop.n; i++)
+        stop = k.v[f32->stop.v[i]] > stop ? k.v[f32->stop.v[i]] : stop;
+    gap = (double)(a < 0 ? stop : k.v[a]) - (double)(b < 0 ? stop : k.v[b]);
+    rt_seq_close(seq);
+    rt_engine_close(e);
+    q_free(k.v);
+    return gap;
+}
+
+/* The first token that differs was a near tie: what the device does to logits decides it. */
+static inline void tm_near_tie(rt_session *f32, const char *article, const fmt_json *got,
+                               const fmt_json *want)
+{
+    q_err err = { 0 };
+    txt_chat chat;
+    q_ids ids = { 0 };
+    q_buf user = { 0 };
+    size_t i = 0;
+    double gap;
+
+    T_OK(rt_session_chat(&chat, f32, &err), err);
+    chat.system = ds_prompt_system;
+    chat.max_input = 2048;
+    T_OK(ds_prompt_summary(&user, article, &err), err);
+    T_OK(txt_chat_build(&ids, f32->tok, &chat, NULL, 0, user.data, &err), err);
+    for (; tm_id(got, i) == tm_id(want, i); i++)
+        T_OK(q_ids_push(&ids, tm_id(want, i), &err), err);
+    gap = tm_gap(f32, &ids, tm_id(want, i), tm_id(got, i));
+    printf("# token %zu: %d instead of %d, which f32 has %.4f below it\n", i, tm_id(got, i),
+           tm_id(want, i), gap);
+    T_TRUE(gap <= 2 * tm_bound(2e-3)); /* each logit may be off by that */
+    q_ids_free(&ids);
+    q_buf_free(&user);
+}
+
+/* All 200 where tests may take long, else 48.  A near tie between two tokens may go the other way
+ * in another summation order, or with f16 activations; few are that near. */
 static inline void tm_greedy(const char *model, const char *golden)
 {
     q_err err = { 0 };
     ds_set *set = NULL;
-    rt_session *s;
+    rt_session *s, *f32 = NULL;
     char path[96];
     q_buf got = { 0 }, want = { 0 };
     cal_rouge_result r;
@@ -205,15 +279,22 @@ static inline void tm_greedy(const char *model, const char *golden)
     w = want.data;
     for (int i = 0; i < n; i++) {
         fmt_json *a = tm_next_line(&g), *b = tm_next_line(&w);
+        const int equal = tm_same_member(a, b, "ids");
 
-        same += tm_same_member(a, b, "ids");
+        if (!equal) {
+            f32 = f32 ? f32 : tm_open_on("cpu", model, NULL);
+            tm_near_tie(f32, ds_at(set, (size_t)i)->article, fmt_json_get(a, "ids"),
+                        fmt_json_get(b, "ids"));
+        }
+        same += equal;
         texts += tm_same_member(a, b, "text");
         fmt_json_free(a);
         fmt_json_free(b);
     }
     printf("# %s, greedy: %d of %d sequences and %d texts equal\n", model, same, n, texts);
-    T_TRUE(same >= n - 1);
+    T_TRUE(same >= n * 49 / 50);
     T_TRUE(texts >= same);
+    rt_session_close(f32);
     rt_session_close(s);
     ds_close(set);
     q_buf_free(&got);
