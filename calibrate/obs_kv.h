@@ -30,7 +30,8 @@ q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, rt_comm *com
 void cal_kv_close(cal_kv_max *kv);
 /* Other points are passed over. */
 q_status cal_kv_see(cal_kv_max *kv, const cal_view *v, q_err *err);
-/* Of all ranks, in all of them; forgets what was seen.  Errors: Q_EFORMAT (not finite: layer and head are named). */
+/* Of all ranks, in all of them; forgets what was seen.  Errors: Q_EFORMAT (not finite: layer and
+ * head are named). */
 q_status cal_kv_take(cal_kv_max *kv, int64_t layer, float *max, q_err *err);
 
 #endif

@@ -1,8 +1,7 @@
 /* qwen-calibrate-kv: the scales of an int8 key/value cache, and what carries them: an FT directory,
  * or for a model that is quantized by groups an archive.
  *
- * Two phases.  The calibration is long and can be continued (OUT.job); writing is short and starts
- * anew.  A signal ends either between two steps. */
+ * Calibration is long and can be continued (OUT.job); writing is short and starts anew. */
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -31,8 +30,7 @@ static const char doc[] =
     "\v"
     "Examples:\n"
     "  qwen-calibrate-kv -m Qwen-7B-Chat -o ft --calib-data cnn.jsonl\n"
-    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text wiki.txt \\\n"
-    "                    --assert 'ppl_delta<0.01'\n"
+    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text w.txt --assert 'ppl_delta<1'\n"
     "  qwen-calibrate-kv -m Qwen-7B-Chat-Int4 -o int4.h5 --calib-data cnn.jsonl\n\n"
     "Archives of qwen-gptq and qwen-awq have such scales already, but those of --rtn. "
     "Keys are measured after the rotary embedding, one scale for each layer and key/value head. "
@@ -113,11 +111,6 @@ out:
     return st;
 }
 
-static int writes(void) /* this rank does */
-{
-    return rt_comm_rank(o.cal.run.comm) == 0;
-}
-
 static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *err)
 {
     q_status st = Q_OK;
@@ -127,10 +120,10 @@ static q_status run_plan(cvt_plan *p, const volatile sig_atomic_t *stop, q_err *
     qnt_ranges *ranges = NULL;
     cvt_result r = { 0 };
 
-    if (writes())
+    if (rt_comm_rank(o.cal.run.comm) == 0)
         Q_TRY(cvt_run_check(p, &ro, err));
     Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, p->src, o.kv.output, stop, o.kv.force, err));
-    if (!writes())
+    if (rt_comm_rank(o.cal.run.comm) > 0) /* the first one writes */
         goto out;
     Q_TRY(cvt_plan_set_ranges(p, ranges, err));
     Q_TRY(cvt_run(&r, p, &ro, err));
@@ -148,33 +141,29 @@ static q_status write_archive(cvt_result *r, const fmt_src *src, const qnt_range
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(src);
-    const size_t n = (size_t)(m->layers * m->n_kv);
-    float *max = q_calloc(4 * n, sizeof *max);
+    float *steps = NULL;
     qnt_archive_opts a = { .src = src,
                            .path = o.kv.output,
                            .force = o.kv.force,
                            .tool = "qwenkit " Q_VERSION,
-                           .k_scale = max + 2 * n,
-                           .v_scale = max + 3 * n,
                            .stop = stop,
                            .log = &o.cli.log };
     qnt_archive_result done;
 
-    if (!max || !(r->path = q_strdup(o.kv.output)))
-        Q_FAIL(err, Q_ENOMEM, "no memory for the scales of %lld layers", (long long)m->layers);
-    for (int64_t l = 0; l < m->layers; l++)
-        qnt_ranges_heads(max + 2 * l * m->n_kv, &ranges[l], m);
-    qnt_kv_steps(max + 2 * n, max + 3 * n, max, m);
+    if (!(r->path = q_strdup(o.kv.output)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", o.kv.output);
+    Q_TRY(qnt_ranges_steps(&steps, ranges, m, err));
+    a.k_scale = steps;
+    a.v_scale = steps + m->layers * m->n_kv;
     Q_TRY(cvt_archive_write(&done, &a, err));
     r->bytes = done.bytes;
     memcpy(r->root_sha256, done.root_sha256, sizeof r->root_sha256);
 out:
-    q_free(max);
+    q_free(steps);
     return st;
 }
 
-/* A model of int4 or int8 groups: its own keys and values are measured, not those of the float
- * model that it was made of, whose v rows may have been others. */
+/* Of groups: its own keys and values are measured; the float model may have had other v rows. */
 static q_status run_archive(const fmt_src *src, const volatile sig_atomic_t *stop, q_err *err)
 {
     q_status st = Q_OK;
@@ -192,7 +181,7 @@ static q_status run_archive(const fmt_src *src, const volatile sig_atomic_t *sto
         goto out;
     }
     Q_TRY(cal_cli_ranges(&ranges, &o.cal, &o.cli, src, o.kv.output, stop, o.kv.force, err));
-    if (!writes())
+    if (rt_comm_rank(o.cal.run.comm) > 0) /* the first one writes */
         goto out;
     Q_TRY(write_archive(&r, src, ranges, stop, err));
     Q_TRY(cal_cli_done(o.kv.output, err));

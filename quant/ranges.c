@@ -84,3 +84,22 @@ void qnt_kv_steps(float *k, float *v, const float *kv, const fmt_model *m)
             v[l * m->n_kv + h] = qnt_w8a8_scale(kv[m->n_kv + h]);
         }
 }
+
+q_status qnt_ranges_steps(float **out, const qnt_ranges *r, const fmt_model *m, q_err *err)
+{
+    q_status st = Q_OK;
+    const size_t n = (size_t)(m->layers * m->n_kv);
+    float *max = q_calloc(2 * n, sizeof *max), *steps = q_calloc(2 * n, sizeof *steps);
+
+    if (!max || !steps)
+        Q_FAIL(err, Q_ENOMEM, "no memory for the scales of %lld layers", (long long)m->layers);
+    for (int64_t l = 0; l < m->layers; l++)
+        qnt_ranges_heads(max + 2 * l * m->n_kv, &r[l], m);
+    qnt_kv_steps(steps, steps + n, max, m);
+    *out = steps;
+    steps = NULL;
+out:
+    q_free(max);
+    q_free(steps);
+    return st;
+}

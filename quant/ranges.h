@@ -31,5 +31,7 @@ void qnt_ranges_heads(float *kv, const qnt_ranges *r, const fmt_model *m);
 /* k, v [layers, n_kv]: what a step of an int8 cache is worth, of such maxima kv [layers, 2, n_kv]
  */
 void qnt_kv_steps(float *k, float *v, const float *kv, const fmt_model *m);
+/* The same of r [layers], in new memory [2, layers, n_kv] that the caller frees. */
+q_status qnt_ranges_steps(float **out, const qnt_ranges *r, const fmt_model *m, q_err *err);
 
 #endif

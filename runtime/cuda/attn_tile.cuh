@@ -34,7 +34,7 @@ typedef struct attn_args {
     const float *k_scale, *v_scale; /* [n_kv] of an int8 cache, else NULL */
     float *part;
     int32_t *arrived;
-    float scale; /* log2(e) / sqrt(hd) */
+    float scale;                     /* log2(e) / sqrt(hd) */
     int n_seq, group, splits, least; /* least: pages of a block that does not have all */
 } attn_args;
 

@@ -1,5 +1,5 @@
-/* What another rank sent, added to what is here.  Single sums, so that a + b on one GPU and b + a on
- * the other are the same bits. */
+/* What another rank sent, added to what is here.  Single sums, so that a + b on one GPU and b + a
+ * on the other are the same bits. */
 #include "runtime/cuda/cu_comm.h"
 #include "runtime/cuda/cu_device.cuh"
 

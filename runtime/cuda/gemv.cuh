@@ -338,17 +338,17 @@ template <int S, int FINE> static q_status gemv_choose(const cu_be *c, const cu_
     const int64_t rounds4 = (a->N + 64 * c->sms - 1) / (64 * c->sms);
 
     if (a->M <= 8 && narrow)
-        return gemv_launch<S, FINE, 1, 1, deep, f16 ? 2 : 4>(c, a, err);
+        return gemv_launch < S, FINE, 1, 1, deep, f16 ? 2 : 4 > (c, a, err);
     if (a->M <= 8)
-        return gemv_launch<S, FINE, f16 ? 1 : 2, 1, 1, f16 ? 4 : 3>(c, a, err);
+        return gemv_launch < S, FINE, f16 ? 1 : 2, 1, 1, f16 ? 4 : 3 > (c, a, err);
     if (a->M <= 16 && narrow)
-        return gemv_launch<S, FINE, f16 ? 2 : 1, 2, f16 ? 2 : 1, f16 ? 2 : 4>(c, a, err);
+        return gemv_launch < S, FINE, f16 ? 2 : 1, 2, f16 ? 2 : 1, f16 ? 2 : 4 > (c, a, err);
     if (a->M <= 16)
         return gemv_launch<S, FINE, 2, 2, 1, 3>(c, a, err);
     if (a->M <= 32)
         return gemv_launch<S, FINE, 2, 4, 1, 2>(c, a, err);
     if (!f16 && c->cc / 10 == 9 && 17 * rounds4 < 10 * rounds2)
-        return gemv_launch<S, FINE, f16 ? 2 : 4, 8, 1, 1>(c, a, err);
+        return gemv_launch < S, FINE, f16 ? 2 : 4, 8, 1, 1 > (c, a, err);
     return gemv_launch<S, FINE, 2, 8, 1, 1>(c, a, err);
 }
 

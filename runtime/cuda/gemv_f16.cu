@@ -1,4 +1,5 @@
-/* The products of few tokens for f16 weights: gemv.cuh, gemm_few.cuh.  One file per scheme, to compile in parallel.
+/* The products of few tokens for f16 weights: gemv.cuh, gemm_few.cuh.  One file per scheme, to
+ * compile in parallel.
  */
 #include "runtime/cuda/gemm_few.cuh"
 

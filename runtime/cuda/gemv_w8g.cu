@@ -1,4 +1,5 @@
-/* The products of few tokens for w8g weights: gemv.cuh, gemm_few.cuh.  Groups of whole chunks need fewer scales.
+/* The products of few tokens for w8g weights: gemv.cuh, gemm_few.cuh.  Groups of whole chunks need
+ * fewer scales.
  */
 #include "runtime/cuda/gemm_few.cuh"
 

@@ -90,7 +90,8 @@ static __global__ void add_triangle(float *H, const float *P, int64_t K)
             H[i * K + k] += P[packed_at(i, k, K)];
 }
 
-extern "C" q_status cu_q_add_triangle(const qnt_dev *d, float *H, const float *P, int64_t K, q_err *err)
+extern "C" q_status cu_q_add_triangle(const qnt_dev *d, float *H, const float *P, int64_t K,
+                                      q_err *err)
 {
     q_status st = Q_OK;
 

@@ -214,8 +214,8 @@ static q_status math_there(rt_backend *be, qnt_dev *out, q_err *err)
     return Q_OK;
 }
 
-/* A layer of GPTQ of the 7B shape on 128 x 2048 tokens: 0.95 s on an H200; hours of a few cores when
- * its mathematics were on the host. */
+/* A layer of GPTQ of the 7B shape on 128 x 2048 tokens: 0.95 s on an H200; hours of a few cores
+ * when its mathematics were on the host. */
 static void t_time(void)
 {
     const rt_backend_ops ops = { .peak = stated_peak, .math = math_there };
