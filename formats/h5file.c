@@ -375,10 +375,14 @@ static q_status open_attr(hid_t *attr, const fmt_h5 *h, const char *name, const 
                           q_err *err)
 {
     *attr = -1;
-    if (!fmt_h5_has(h, name) || H5Aexists_by_name(h->file, name, key, H5P_DEFAULT) <= 0)
-        return q_fail(err, Q_EFORMAT, "%s: '%s' has no attribute '%s'", h->path, name, key);
-    *attr = H5Aopen_by_name(h->file, name, key, H5P_DEFAULT, H5P_DEFAULT);
-    return *attr < 0 ? fmt_h5_fail(err, Q_EFORMAT, h->path, name, key) : Q_OK;
+    H5Eclear2(H5E_DEFAULT);
+    if (fmt_h5_has(h, name) && H5Aexists_by_name(h->file, name, key, H5P_DEFAULT) > 0)
+        *attr = H5Aopen_by_name(h->file, name, key, H5P_DEFAULT, H5P_DEFAULT);
+    if (*attr >= 0)
+        return Q_OK;
+    if (H5Eget_num(H5E_DEFAULT) > 0) /* nobody knows whether it is there */
+        return fmt_h5_fail(err, Q_EFORMAT, h->path, name, "cannot read its attributes");
+    return q_fail(err, Q_EFORMAT, "%s: '%s' has no attribute '%s'", h->path, name, key);
 }
 
 /* One value of a numeric attribute into *v of the memory type. */
@@ -392,8 +396,10 @@ static q_status get_number(const fmt_h5 *h, const char *name, const char *key, h
     type = H5Aget_type(attr);
     space = H5Aget_space(attr);
     if (type < 0 || space < 0 || H5Tget_class(type) != class ||
-        H5Sget_simple_extent_npoints(space) != 1 || H5Aread(attr, memory, v) < 0)
+        H5Sget_simple_extent_npoints(space) != 1)
         Q_FAIL(err, Q_EFORMAT, "%s: attribute '%s' of '%s' is not one number", h->path, key, name);
+    if (H5Aread(attr, memory, v) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, key));
 out:
     if (type >= 0)
         H5Tclose(type);
