@@ -292,7 +292,7 @@ static inline void tm_greedy(const char *model, const char *golden)
         fmt_json_free(b);
     }
     printf("# %s, greedy: %d of %d sequences and %d texts equal\n", model, same, n, texts);
-    T_TRUE(same >= n * 49 / 50);
+    T_TRUE(same >= (tm_on_gpu() ? n * 49 / 50 : n - 1));
     T_TRUE(texts >= same);
     rt_session_close(f32);
     rt_session_close(s);

@@ -83,9 +83,12 @@ static inline int pk_zero(const char *m, int64_t n, int64_t g, const pk_opts *o)
     return o->zero_min + (int)(pk_hash(m, n * 1009 + g, 2) % (uint32_t)(top + 1 - o->zero_min));
 }
 
-static inline uint16_t pk_scale(const char *m, int64_t n, int64_t g)
+/* weights of one size, whatever the bits */
+static inline uint16_t pk_scale(const char *m, int64_t n, int64_t g, const pk_opts *o)
 {
-    return q_f32_to_f16(0.001f + (float)(pk_hash(m, n * 1013 + g, 3) % 1000) * 1e-5f);
+    const float step = 0.001f + (float)(pk_hash(m, n * 1013 + g, 3) % 1000) * 1e-5f;
+
+    return q_f32_to_f16(o->bits == 4 ? step : step / 16);
 }
 
 /* the group of column k; K is what decides, so that q, k and v agree */
@@ -100,7 +103,7 @@ static inline float pk_weight(const char *m, int64_t n, int64_t k, int64_t K, co
 {
     const int32_t g = pk_group(k, K, o);
 
-    return (float)(pk_code(m, n, k, o) - pk_zero(m, n, g, o)) * q_f16_to_f32(pk_scale(m, n, g));
+    return (float)(pk_code(m, n, k, o) - pk_zero(m, n, g, o)) * q_f16_to_f32(pk_scale(m, n, g, o));
 }
 
 /* The i-th quantized linear; 0: there is none. */
@@ -237,7 +240,7 @@ static inline int pk_pack(pk_array a[6], const pk_module *m, const pk_opts *o)
                ct ? G : m->N);
     for (int64_t r = 0; r < m->N; r++)
         for (int64_t c = 0; c < G; c++)
-            s[ct ? r * G + c : c * m->N + r] = pk_scale(m->name, r, c);
+            s[ct ? r * G + c : c * m->N + r] = pk_scale(m->name, r, c, o);
     if (o->layout != PK_AWQ && !o->no_g_idx && (!ct || o->desc_act)) {
         g = pk_new(&a[n++], m->name, ct ? ".weight_g_idx" : ".g_idx", FMT_I32, m->K, 0);
         for (int64_t k = 0; k < m->K; k++)

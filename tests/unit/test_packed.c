@@ -33,7 +33,7 @@ static void check_rows(const qnt_tensor *t, int64_t n0, const pk_module *m, cons
         }
         for (int64_t g = 0; g < G; g++) {
             T_INT(r.zero[g], pk_zero(m->name, n, g, o));
-            T_TRUE(r.scale[g] == q_f16_to_f32(pk_scale(m->name, n, g)));
+            T_TRUE(r.scale[g] == q_f16_to_f32(pk_scale(m->name, n, g, o)));
         }
         t->scheme->dequantize(row, &r, 0, m->K);
         for (int64_t k = 0; k < m->K; k++)
