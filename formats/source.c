@@ -377,7 +377,20 @@ out:
     return st;
 }
 
+int fmt_src_turned(const fmt_src *s, fmt_ref ref)
+{
+    const fmt_slot *slot = fmt_src_slot(s, ref);
+
+    return slot->n_seg > 0 && s->seg[slot->seg0].transposed;
+}
+
 q_status fmt_src_read(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, q_err *err)
+{
+    return fmt_src_read_into(s, ref, box, dst, box.k1 - box.k0, err);
+}
+
+q_status fmt_src_read_into(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, int64_t ld,
+                           q_err *err)
 {
     q_status st = Q_OK;
     const fmt_slot *slot = fmt_src_slot(s, ref);
@@ -385,14 +398,13 @@ q_status fmt_src_read(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, q_e
     q_file *f = NULL;
 
     assert(slot->present && box.n0 >= 0 && box.n0 <= box.n1 && box.n1 <= slot->N && box.k0 >= 0 &&
-           box.k0 <= box.k1 && box.k1 <= slot->K);
+           box.k0 <= box.k1 && box.k1 <= slot->K && ld >= box.k1 - box.k0);
     for (size_t i = 0; i < slot->n_seg; i++) {
         const fmt_seg *g = &s->seg[slot->seg0 + i];
         const fmt_box b = { box.n0 > g->box.n0 ? box.n0 : g->box.n0,
                             box.n1 < g->box.n1 ? box.n1 : g->box.n1,
                             box.k0 > g->box.k0 ? box.k0 : g->box.k0,
                             box.k1 < g->box.k1 ? box.k1 : g->box.k1 };
-        const int64_t ld = box.k1 - box.k0;
         char *at;
 
         if (b.n0 >= b.n1 || b.k0 >= b.k1)

@@ -12,7 +12,7 @@
  * it is stored in.  At open every tensor of every role is found and its shape checked; no tensor
  * data is read, except biases that the family does not have: they must be all zero, and run-time
  * smoothers, which must be all ones.  A head tied to the embedding reads as the embedding. Threads:
- * fmt_src_read may be called from several threads. */
+ * fmt_src_read and fmt_src_read_into may be called from several threads. */
 #ifndef FMT_SOURCE_H
 #define FMT_SOURCE_H
 
@@ -92,9 +92,14 @@ fmt_dtype fmt_src_dtype(const fmt_src *s, fmt_ref ref);
 /* The tensor name (HF) or file name (FT) that holds row n of the part: for messages and plans. */
 const char *fmt_src_name(const fmt_src *s, fmt_ref ref, int64_t n);
 uint64_t fmt_src_bytes(const fmt_src *s); /* of all tensors, a tied head once */
+/* 1: stored [K, N], so that a few columns are cheap to read and a few rows cost as much as all. */
+int fmt_src_turned(const fmt_src *s, fmt_ref ref);
 
 /* box of the stacked matrix into dst [n1-n0, k1-k0], row-major, stored dtype, caller-owned.
  * Errors: Q_EIO, Q_EFORMAT, Q_ENOMEM. */
 q_status fmt_src_read(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, q_err *err);
+/* The same into a part of a wider matrix, whose rows are ld >= k1 - k0 elements apart. */
+q_status fmt_src_read_into(const fmt_src *s, fmt_ref ref, fmt_box box, void *dst, int64_t ld,
+                           q_err *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* Loading weights.  Float weights are read straight into their final buffer; quantizing goes by
- * strips of rows: read as stored, widened to f32, rounded row by row. */
+/* Loading weights, by all threads.  Float weights are read straight into their final buffer;
+ * quantizing goes by strips of rows: read as stored, widened to f32, rounded row by row. */
 #include "quant/load.h"
 
 #include <math.h>
@@ -8,7 +8,7 @@
 #include "quant/repack.h"
 #include "quant/w8a8.h"
 
-#define STRIP_BYTES ((int64_t)16 << 20) /* f32 bytes of a strip: enough rows for every core */
+#define READ_BYTES ((int64_t)4 << 20) /* of a piece that one thread reads */
 
 q_status qnt_load_f32(float **out, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err)
 {
@@ -36,55 +36,109 @@ out:
     return st;
 }
 
-/* 0, or the 1-based row of the strip that holds a value that is not finite */
-static int64_t quantize_strip(qnt_tensor *t, int64_t n0, int64_t rows, const void *raw,
-                              fmt_dtype dtype, float *wide)
-{
-    const size_t out_bytes = qnt_row_bytes(t->scheme, t->K), in_bytes = fmt_dtype_bytes(dtype);
-    int64_t bad = 0;
+/* What went wrong first, in the order of the tensor, whichever thread met it. */
+typedef struct first_error {
+    int64_t at;
+    q_status st;
+    q_err err;
+} first_error;
 
-#pragma omp parallel for schedule(static) reduction(max : bad)
-    for (int64_t i = 0; i < rows; i++) {
-        float *row = wide + i * t->K;
+static void keep_first(first_error *f, int64_t at, q_status st, const q_err *err)
+{
+#pragma omp critical(qnt_first_error)
+    if (f->st == Q_OK || at < f->at)
+        *f = (first_error){ at, st, *err };
+}
+
+q_status qnt_read(void *dst, const fmt_src *src, fmt_ref ref, q_err *err)
+{
+    const fmt_box all = fmt_src_shape(src, ref);
+    const int turned = fmt_src_turned(src, ref);
+    const size_t es = fmt_dtype_bytes(fmt_src_dtype(src, ref));
+    const int64_t length = turned ? all.k1 : all.n1, width = turned ? all.n1 : all.k1;
+    const int64_t fit = READ_BYTES / (width * (int64_t)es), step = fit < 1 ? 1 : fit;
+    first_error failed = { 0 };
+
+#pragma omp parallel for schedule(dynamic) if (length > step)
+    for (int64_t i = 0; i < length; i += step) {
+        const int64_t end = i + step < length ? i + step : length;
+        const fmt_box b = turned ? (fmt_box){ 0, all.n1, i, end } : (fmt_box){ i, end, 0, all.k1 };
+        char *to = (char *)dst + (size_t)(turned ? i : i * all.k1) * es;
+        q_err e = { 0 };
+        const q_status st = fmt_src_read_into(src, ref, b, to, all.k1, &e);
+
+        if (st != Q_OK)
+            keep_first(&failed, i, st, &e);
+    }
+    return failed.st == Q_OK ? Q_OK : q_fail(err, failed.st, "%s", failed.err.msg);
+}
+
+/* Rows n .. end - 1, read as stored into raw unless they are there, by way of wide [K]. */
+static q_status quantize_rows(qnt_tensor *t, const fmt_src *src, fmt_ref ref, int64_t n,
+                              int64_t end, void *raw, int there, float *wide, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_dtype dtype = fmt_src_dtype(src, ref);
+    const size_t row = (size_t)t->K * fmt_dtype_bytes(dtype);
+
+    if (!there)
+        Q_TRY(fmt_src_read(src, ref, (fmt_box){ n, end, 0, t->K }, raw, err));
+    for (int64_t i = n; i < end; i++) {
         float sum = 0;
 
-        fmt_convert(row, FMT_F32, (const char *)raw + (size_t)(i * t->K) * in_bytes, dtype,
-                    (size_t)t->K, NULL);
+        fmt_convert(wide, FMT_F32, (const char *)raw + (size_t)(i - n) * row, dtype, (size_t)t->K,
+                    NULL);
         for (int64_t k = 0; k < t->K; k++)
-            sum += row[k] - row[k]; /* 0 for a finite value, NaN otherwise */
-        if (sum != 0)               /* NaN compares unequal too */
-            bad = i + 1;
-        t->scheme->quantize_row((char *)t->codes + (size_t)(n0 + i) * out_bytes, &t->scale[n0 + i],
-                                row, t->K);
+            sum += wide[k] - wide[k]; /* 0 for a finite value, NaN otherwise */
+        if (sum != 0)                 /* NaN compares unequal too */
+            Q_FAIL(err, Q_EFORMAT, "%s: row %lld holds a value that is not finite: cannot quantize",
+                   fmt_src_name(src, ref, i), (long long)i);
+        t->scheme->quantize_row((char *)t->codes + (size_t)i * qnt_row_bytes(t->scheme, t->K),
+                                &t->scale[i], wide, t->K);
     }
-    return bad;
+out:
+    return st;
 }
 
 static q_status load_quantized(qnt_tensor *t, const fmt_src *src, fmt_ref ref, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_dtype dtype = fmt_src_dtype(src, ref);
-    const int64_t fit = STRIP_BYTES / (t->K * (int64_t)sizeof(float));
-    const int64_t strip = fit < 1 ? 1 : fit < t->N ? fit : t->N;
-    void *raw = q_malloc((size_t)(strip * t->K) * fmt_dtype_bytes(dtype));
-    float *wide = q_malloc((size_t)(strip * t->K) * sizeof *wide);
+    const size_t row = (size_t)t->K * fmt_dtype_bytes(fmt_src_dtype(src, ref));
+    const int64_t fit = READ_BYTES / (int64_t)row, strip = fit < 1 ? 1 : fit;
+    const int turned = fmt_src_turned(src, ref);
+    char *all = turned ? q_malloc((size_t)t->N * row) : NULL;
+    first_error failed = { 0 };
 
     t->scale = q_malloc((size_t)t->N * sizeof *t->scale);
-    if (!raw || !wide || !t->scale)
+    if ((turned && !all) || !t->scale)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory to quantize", fmt_src_name(src, ref, 0));
-    for (int64_t n = 0; n < t->N; n += strip) {
-        const int64_t rows = n + strip < t->N ? strip : t->N - n;
-        int64_t bad;
+    if (turned)
+        Q_TRY(qnt_read(all, src, ref, err));
+#pragma omp parallel
+    {
+        char *raw = all ? NULL : q_malloc((size_t)strip * row);
+        float *wide = q_malloc((size_t)t->K * sizeof *wide);
 
-        Q_TRY(fmt_src_read(src, ref, (fmt_box){ n, n + rows, 0, t->K }, raw, err));
-        bad = quantize_strip(t, n, rows, raw, dtype, wide);
-        if (bad)
-            Q_FAIL(err, Q_EFORMAT, "%s: row %lld holds a value that is not finite: cannot quantize",
-                   fmt_src_name(src, ref, n + bad - 1), (long long)(n + bad - 1));
+#pragma omp for schedule(dynamic)
+        for (int64_t n = 0; n < t->N; n += strip) {
+            const int64_t end = n + strip < t->N ? n + strip : t->N;
+            q_err e = { 0 };
+            const q_status one =
+                (!all && !raw) || !wide
+                    ? q_fail(&e, Q_ENOMEM, "%s: no memory to quantize", fmt_src_name(src, ref, n))
+                    : quantize_rows(t, src, ref, n, end, all ? all + (size_t)n * row : raw, turned,
+                                    wide, &e);
+
+            if (one != Q_OK)
+                keep_first(&failed, n, one, &e);
+        }
+        q_free(raw);
+        q_free(wide);
     }
+    if (failed.st != Q_OK)
+        st = q_fail(err, failed.st, "%s", failed.err.msg);
 out:
-    q_free(raw);
-    q_free(wide);
+    q_free(all);
     return st;
 }
 
@@ -172,7 +226,7 @@ static q_status load_stored(qnt_tensor *t, const fmt_src *src, fmt_ref ref, cons
                "%s: has no stored int8 weights and ranges: make them with qwen-convert "
                "--smoothquant",
                fmt_src_dir(src));
-    Q_TRY(fmt_src_read(src, codes, fmt_src_shape(src, codes), t->codes, err));
+    Q_TRY(qnt_read(t->codes, src, codes, err));
     bad = find_minimum(t->codes, t->N, t->K);
     if (bad >= 0)
         Q_FAIL(err, Q_EFORMAT, "%s: a code of row %lld is -128, wanted -127 to 127",
@@ -245,7 +299,7 @@ static q_status load_codes(qnt_tensor *t, const fmt_src *src, fmt_ref ref, const
     else if (t->scheme->quantize_row)
         Q_TRY(load_quantized(t, src, ref, err));
     else
-        Q_TRY(fmt_src_read(src, ref, fmt_src_shape(src, ref), t->codes, err));
+        Q_TRY(qnt_read(t->codes, src, ref, err));
 out:
     return st;
 }

@@ -1,12 +1,12 @@
 /* From a model source to a stacked weight in memory, in the scheme wanted.
  *
  *     qnt_tensor t;
- *     qnt_load_opts o = { .scheme = qnt_scheme_find("w8") };         rounded to nearest while
- * loading Q_TRY(qnt_load(&t, src, FMT_FFN_DOWN, layer, &o, err));        { 0 }: as stored
+ *     qnt_load_opts o = { .scheme = qnt_scheme_find("w8") };     rounded to nearest while loading
+ *     Q_TRY(qnt_load(&t, src, FMT_FFN_DOWN, layer, &o, err));    { 0 }: as stored
  *
  * The one path by which convert, calibrate and runtime get weights.  Peak memory is the result plus
- * a few megabytes.  Rows are independent, so the result does not depend on the number of threads.
- */
+ * a few megabytes a thread; rounding what is stored [K, N] needs all of the tensor besides.  Rows
+ * are independent, so the result does not depend on the number of threads. */
 #ifndef QNT_LOAD_H
 #define QNT_LOAD_H
 
@@ -28,6 +28,10 @@ typedef struct qnt_load_opts {
  * stored scale or code out of range), Q_ENOMEM. */
 q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
                   const qnt_load_opts *o, q_err *err);
+/* All of a part, as stored, into dst [N, K]: pieces of it by as many threads as there are.  Reading
+ * a file that lies in memory already is then as fast as memory.  Errors: those of fmt_src_read, of
+ * the first piece that has one. */
+q_status qnt_read(void *dst, const fmt_src *src, fmt_ref ref, q_err *err);
 /* A vector role (norms) or a bias widened to f32.  *out [n], owned by the caller. */
 q_status qnt_load_f32(float **out, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err);
 

@@ -18,6 +18,7 @@
 #include "formats/base/q_half.h"
 #include "formats/base/q_hash.h"
 #include "formats/turn.h"
+#include "quant/load.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are read as bytes");
 
@@ -72,7 +73,7 @@ static q_status load_codes(qnt_tensor *t, const fmt_src *src, fmt_ref ref, q_err
 
     Q_TRY(alloc(&t->codes, t->N, qnt_row_bytes(t->scheme, t->K), name, err));
     if (!l->along_n) {
-        Q_TRY(fmt_src_read(src, ref, box, t->codes, err));
+        Q_TRY(qnt_read(t->codes, src, ref, err));
         goto out;
     }
     Q_TRY(alloc(&words, box.n1 * strip, 4, name, err));
