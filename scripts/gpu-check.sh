@@ -5,8 +5,8 @@
 #
 # Uses the programs of DIR (default build/dist, made by `make dist-gpu`) when they start here, else builds
 # them.  Runs all tests that are there: operations, quantization, the layer loop, golden models (shared
-# data: DIR, default ../shared); with --sanitize also compute-sanitizer over the small ones; then each
-# BENCH:
+# data: DIR, default ../shared); with --sanitize also compute-sanitizer over the small ones (memcheck) and
+# the small models (memcheck, racecheck); then each BENCH:
 #
 #   ops                  bench_cuda: products and attention at the shapes of Qwen-7B
 #   ops:"linear 1 8"     the same with arguments
@@ -71,6 +71,28 @@ if [ $sanitize = 1 ]; then
     for t in test_cuda test_w8a8_linear test_kv8 test_cuda_quant test_step test_ops test_attn; do
         step "memcheck $t" compute-sanitizer --error-exitcode 9 "$tests/$t"
     done
+    # all schemes on the small models: prefill of 20 and 320 tokens, steps of 1 and 16
+    tiny=datasets/qwen-tiny made=$(mktemp -d)
+    step "write archives" eval "$bin/qwen-gptq -q -i $tiny --rtn --asym -o $made/w4g.h5 &&
+        $bin/qwen-gptq -q -i $tiny --rtn --bits 8 -o $made/w8g.h5"
+    for tool in memcheck racecheck; do
+        check() { # NAME OPTIONS
+            local name=$1
+            shift
+            step "$tool $name" compute-sanitizer --tool $tool --error-exitcode 9 "$bin/qwen-benchmark" \
+                -q --device cuda --batch 1,16 --input-len 20 --output-len 4 --repeat 1 "$@"
+        }
+        check 'f16' -m $tiny
+        check 'int8' -m $tiny --weight-only int8 --head int8
+        check 'int4' -m $tiny --weight-only int4
+        check 'w8a8' -m $tiny --use-smooth-quant --per-token --per-channel
+        check 'w4g' -m "$made/w4g.h5"
+        check 'w8g' -m "$made/w8g.h5"
+        for m in qwen2-tiny qwen3-random chatglm3-random; do
+            [ ! -d "$shared/models/$m" ] || check "$m" -m "$shared/models/$m"
+        done
+    done
+    rm -rf "$made"
 fi
 for b in "${benches[@]}"; do
     case $b in

@@ -130,7 +130,7 @@ expect_stderr 'a.h5: exists; --force replaces it'
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/a.h5" --rtn --force
 expect_exit 73 "$gptq" -i "$model" -o "$model" --rtn --force
 expect_exit 66 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$tmp/none.jsonl"
-expect_exit 78 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --max-ram 20MiB
+expect_exit 78 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --max-ram 20MiB --device cpu
 expect_stderr 'a layer \([0-9]+ bytes\), statistics .* need [0-9]+ bytes of memory, --max-ram allows 20971520'
 rm -rf "$tmp/n.h5.job"
 expect_exit 64 "$gptq" -i "$model" -o "$tmp/n.h5"
