@@ -285,8 +285,8 @@ static __global__ void __launch_bounds__(FEW_THREADS, 1) few(const cu_few a)
     next.chunk = share.from;
     next.stage = 0;
     few_rows(next, a);
-    if (threadIdx.x < 4) /* arrivals of warps; the first use is behind few_stage */
-        barrier_make(shared_address(barriers + threadIdx.x), threadIdx.x < 2 ? 4 * FEW_WG : 4);
+    if (threadIdx.x < 4) /* arrivals of threads; the first use is behind few_stage */
+        barrier_make(shared_address(barriers + threadIdx.x), threadIdx.x < 2 ? FEW_THREADS : 128);
     for (int i = 0; i < FEW_RING; i++)
         few_load<S, FINE>(next, a, share, ring, groups);
     cu_wait();
