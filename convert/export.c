@@ -1,9 +1,10 @@
 /* Exporting a quantized model.
  *
  * First the small arrays of every role are read: they decide whether the format can hold the model
- * (groups out of order), which variant is needed (a zero of 0) and what the configuration may claim
- * (symmetric).  Then one walk declares all tensors, which fixes the shards and refuses shapes, and
- * a second one writes them in the same order. */
+ * (groups out of order, a last group that is not whole, linears in floats), which variant is needed
+ * (a zero of 0) and what the configuration may claim (symmetric).  Then one walk declares all
+ * tensors, which fixes the shards and refuses shapes, and a second one writes them in the same
+ * order. */
 #include "convert/export.h"
 
 #include <stdio.h>
@@ -30,6 +31,8 @@ typedef struct job {
     fmt_hf_writer *w;
     const char *dir; /* the temporary */
     qnt_tensor t;    /* the role whose pieces are being written */
+    char **floats;   /* names of the linears that are not quantized */
+    size_t n_floats;
     cvt_digests digests;
     cvt_export_result r;
     q_progress *progress;
@@ -38,18 +41,31 @@ typedef struct job {
 /* ---- what is needed ---------------------------------------------------------------------------
  */
 
-static q_status refuse_act_order(const job *j, fmt_ref ref, q_err *err)
+/* Q_EUNSUPPORTED: the format has no way to say what this role is. */
+static q_status check_held(const job *j, fmt_ref ref, int act_order, q_err *err)
 {
-    return q_fail(err, Q_EUNSUPPORTED,
-                  "%s: its columns are in groups out of order (desc_act), which %s hold: use "
-                  "hf-gptq or h5",
-                  fmt_src_name(j->src, ref, 0),
-                  j->o->to == CVT_HF_AWQ ? "AWQ cannot" : "compressed-tensors no longer can");
+    const int64_t K = fmt_dim_size(fmt_role_get(ref.role)->cols, fmt_src_model(j->src));
+    const int awq = j->o->to == CVT_HF_AWQ;
+
+    if (act_order)
+        return q_fail(err, Q_EUNSUPPORTED,
+                      "%s: its columns are in groups out of order (desc_act), which %s hold: use "
+                      "hf-gptq or h5",
+                      fmt_src_name(j->src, ref, 0),
+                      awq ? "AWQ cannot" : "compressed-tensors no longer can");
+    if (j->p.group > 0 && K % j->p.group != 0)
+        return q_fail(err, Q_EUNSUPPORTED,
+                      "%s: its %lld columns are no whole groups of %lld, which loaders of %s want: "
+                      "use hf-gptq or h5",
+                      fmt_src_name(j->src, ref, 0), (long long)K, (long long)j->p.group,
+                      awq ? "AWQ" : "compressed-tensors");
+    return Q_OK;
 }
 
 static q_status look_at_roles(job *j, q_err *err)
 {
     q_status st = Q_OK;
+    const int gptq = j->o->to == CVT_HF_GPTQ;
     int zero_min = 255, sym = 1, act_order = 0;
 
     for (int64_t l = 0; l < fmt_src_model(j->src)->layers; l++)
@@ -57,18 +73,25 @@ static q_status look_at_roles(job *j, q_err *err)
             const fmt_ref ref = { (fmt_role)r, l, FMT_QWEIGHT };
             qnt_group_facts f;
 
-            if (!fmt_role_get(ref.role)->per_layer || !fmt_src_has(j->src, ref))
+            if (!fmt_role_get(ref.role)->quant || !fmt_role_get(ref.role)->per_layer)
+                continue;
+            if (!fmt_src_has(j->src, ref) && gptq)
+                Q_FAIL(err, Q_EUNSUPPORTED,
+                       "%s: is not quantized, and configurations of GPTQ have no list of such "
+                       "linears: use hf-awq, hf-ct or h5",
+                       fmt_src_name(j->src, (fmt_ref){ ref.role, l, FMT_WEIGHT }, 0));
+            if (!fmt_src_has(j->src, ref))
                 continue;
             Q_TRY(qnt_group_facts_read(&f, j->src, ref.role, l, err));
             zero_min = f.zero_min < zero_min ? f.zero_min : zero_min;
             sym &= f.sym;
             act_order |= f.act_order;
-            if (f.act_order && j->o->to != CVT_HF_GPTQ)
-                Q_TRY(refuse_act_order(j, ref, err));
+            if (!gptq)
+                Q_TRY(check_held(j, ref, f.act_order, err));
         }
     j->p.sym = sym;
     j->p.desc_act = act_order;
-    if (j->o->to == CVT_HF_GPTQ)
+    if (gptq)
         j->p.kind = zero_min == 0 ? FMT_PACK_GPTQ_V2 : FMT_PACK_GPTQ;
     else
         j->p.kind = j->o->to == CVT_HF_AWQ ? FMT_PACK_AWQ : FMT_PACK_CT;
@@ -99,6 +122,9 @@ static q_status declare(void *self, const cvt_unit *u, q_err *err)
     char name[NAME_CAP];
     qnt_packed p;
 
+    if (u->what == CVT_FLOAT && fmt_role_get(u->ref.role)->quant &&
+        !(j->floats[j->n_floats++] = q_strdup(u->module)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", u->module);
     if (u->what != CVT_CODES) {
         Q_TRY(make_name(name, u, u->what == CVT_BIAS ? ".bias" : ".weight", err));
         Q_TRY(fmt_hf_declare(j->w, name, fmt_src_dtype(j->src, u->ref), u->K == 1 ? 1 : 2, shape,
@@ -219,12 +245,12 @@ static q_status put_configs(job *j, q_err *err)
         if (strcmp(fmt_json_key(it), key) != 0)
             Q_TRY(fmt_json_put_copy(doc, fmt_json_key(it), fmt_json_value(it), err));
     Q_TRY(fmt_json_put_obj(&q, doc, key, err));
-    Q_TRY(fmt_packing_json(q, &j->p, tool, err));
+    Q_TRY(fmt_packing_json(q, &j->p, j->floats, j->n_floats, tool, err));
     Q_TRY(put_json(j, CONFIG, doc, err));
     if (j->o->to != CVT_HF_GPTQ)
         goto out;
     Q_TRY(fmt_json_new(&alone, err));
-    Q_TRY(fmt_packing_json(alone, &j->p, tool, err));
+    Q_TRY(fmt_packing_json(alone, &j->p, j->floats, j->n_floats, tool, err));
     Q_TRY(put_json(j, GPTQ_CONFIG, alone, err));
 out:
     fmt_json_free(alone);
@@ -329,6 +355,10 @@ q_status cvt_export(cvt_export_result *r, const cvt_export_opts *o, q_err *err)
     if (strcmp(fmt_src_kind(o->src), "h5") == 0) /* a damaged code would find its way into a copy */
         Q_TRY(fmt_h5_verify(fmt_src_dir(o->src), &whole, err));
     j.p = *fmt_src_packing(o->src);
+    j.floats = q_calloc((size_t)fmt_src_model(o->src)->layers * FMT_ROLES * FMT_MAX_PIECES,
+                        sizeof *j.floats);
+    if (!j.floats)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for names", fmt_src_dir(o->src));
     Q_TRY(look_at_roles(&j, err));
     Q_TRY(cvt_check_space(o->out, fmt_src_bytes(o->src) + fmt_src_bytes(o->src) / 64, err));
     Q_TRY(cvt_digests_alloc(&j.digests, fmt_src_model(o->src), err));
@@ -339,6 +369,9 @@ q_status cvt_export(cvt_export_result *r, const cvt_export_opts *o, q_err *err)
         *r = j.r;
 out:
     q_progress_close(j.progress);
+    for (size_t i = 0; j.floats && i < j.n_floats; i++)
+        q_free(j.floats[i]);
+    q_free(j.floats);
     qnt_tensor_free(&j.t);
     cvt_digests_free(&j.digests);
     return st;

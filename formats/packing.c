@@ -324,16 +324,34 @@ out:
     return st;
 }
 
-static q_status put_awq(fmt_json *q, const fmt_packing *p, q_err *err)
+static q_status put_names(fmt_json *list, char *const *names, size_t n, q_err *err)
 {
     q_status st = Q_OK;
+
+    for (size_t i = 0; i < n; i++)
+        Q_TRY(fmt_json_put_str(list, NULL, names[i], err));
+out:
+    return st;
+}
+
+static q_status put_awq(fmt_json *q, const fmt_packing *p, char *const *floats, size_t n_floats,
+                        q_err *err)
+{
+    static const char key[] = "modules_to_not_convert";
+    q_status st = Q_OK;
+    fmt_json *list;
 
     Q_TRY(fmt_json_put_str(q, "quant_method", "awq", err));
     Q_TRY(fmt_json_put_int(q, "bits", p->bits, err));
     Q_TRY(fmt_json_put_int(q, "group_size", p->group, err));
     Q_TRY(fmt_json_put_bool(q, "zero_point", 1, err)); /* qzeros are there in any case */
     Q_TRY(fmt_json_put_str(q, "version", "gemm", err));
-    Q_TRY(fmt_json_put_null(q, "modules_to_not_convert", err));
+    if (n_floats == 0) {
+        Q_TRY(fmt_json_put_null(q, key, err));
+        goto out;
+    }
+    Q_TRY(fmt_json_put_arr(&list, q, key, err));
+    Q_TRY(put_names(list, floats, n_floats, err));
 out:
     return st;
 }
@@ -356,7 +374,8 @@ out:
     return st;
 }
 
-static q_status put_ct(fmt_json *q, const fmt_packing *p, q_err *err)
+static q_status put_ct(fmt_json *q, const fmt_packing *p, char *const *floats, size_t n_floats,
+                       q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *groups, *group, *list;
@@ -374,19 +393,21 @@ static q_status put_ct(fmt_json *q, const fmt_packing *p, q_err *err)
     Q_TRY(put_ct_weights(list, p, err));
     Q_TRY(fmt_json_put_arr(&list, q, "ignore", err));
     Q_TRY(fmt_json_put_str(list, NULL, "lm_head", err));
+    Q_TRY(put_names(list, floats, n_floats, err));
     Q_TRY(fmt_json_put_null(q, "kv_cache_scheme", err));
     Q_TRY(fmt_json_put_null(q, "global_compression_ratio", err));
 out:
     return st;
 }
 
-q_status fmt_packing_json(fmt_json *q, const fmt_packing *p, const char *tool, q_err *err)
+q_status fmt_packing_json(fmt_json *q, const fmt_packing *p, char *const *floats, size_t n_floats,
+                          const char *tool, q_err *err)
 {
     switch (p->kind) {
     case FMT_PACK_AWQ:
-        return put_awq(q, p, err);
+        return put_awq(q, p, floats, n_floats, err);
     case FMT_PACK_CT:
-        return put_ct(q, p, err);
+        return put_ct(q, p, floats, n_floats, err);
     default:
         return put_gptq(q, p, tool, err);
     }

@@ -71,7 +71,9 @@ void fmt_packing_text(char *out, size_t cap, const fmt_packing *p);
  * Q_ECONFIG (keys that contradict each other or the limits), Q_EFORMAT. */
 q_status fmt_packing_parse(fmt_packing *out, const fmt_json *config, const fmt_files *files,
                            q_err *err);
-/* The members of quantization_config as loaders of that layout want them.  tool: "NAME:VERSION" */
-q_status fmt_packing_json(fmt_json *q, const fmt_packing *p, const char *tool, q_err *err);
+/* The members of quantization_config as loaders of that layout want them.  tool: "NAME:VERSION";
+ * floats: the names of linears that are not quantized, which GPTQ has no place for (NULL). */
+q_status fmt_packing_json(fmt_json *q, const fmt_packing *p, char *const *floats, size_t n_floats,
+                          const char *tool, q_err *err);
 
 #endif

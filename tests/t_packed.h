@@ -38,6 +38,7 @@ typedef struct pk_opts {
     int zero_min;       /* the smallest zero */
     int foreign;        /* biases of zeros on every linear, as in 2023 */
     int no_g_idx;       /* GPTQ without g_idx */
+    const char *keep;   /* this module stays f16 */
     const char *config; /* quantization_config in place of the right one; "": none */
     const char *beside; /* the name of a file for it, in place of config.json */
     const char *drop;   /* leaves this tensor out */
@@ -228,6 +229,12 @@ static inline int pk_pack(pk_array a[6], const pk_module *m, const pk_opts *o)
     int32_t *g;
     float *w;
 
+    if (o->keep && strcmp(o->keep, m->name) == 0) {
+        s = pk_new(a, m->name, ".weight", FMT_F16, m->N, m->K);
+        for (int64_t i = 0; i < m->N * m->K; i++)
+            s[i] = q_f32_to_f16(pk_weight(m->name, i / m->K, i % m->K, m->K, o));
+        return 1;
+    }
     if (o->layout == PK_FLOAT) {
         w = pk_new(a, m->name, ".weight", FMT_F32, m->N, m->K);
         for (int64_t i = 0; i < m->N * m->K; i++)

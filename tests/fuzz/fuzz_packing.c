@@ -18,7 +18,7 @@ static void check_again(const fmt_packing *p)
 
     CHECK(fmt_json_new(&doc, NULL) == Q_OK);
     CHECK(fmt_json_put_obj(&q, doc, "quantization_config", NULL) == Q_OK);
-    CHECK(fmt_packing_json(q, p, "fuzz:1", NULL) == Q_OK);
+    CHECK(fmt_packing_json(q, p, NULL, 0, "fuzz:1", NULL) == Q_OK);
     CHECK(fmt_packing_parse(&again, doc, &files, NULL) == Q_OK);
     CHECK(again.kind == p->kind && again.bits == p->bits && again.group == p->group);
     fmt_json_free(doc);

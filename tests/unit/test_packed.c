@@ -42,6 +42,22 @@ static void check_rows(const qnt_tensor *t, int64_t n0, const pk_module *m, cons
     q_free(row);
 }
 
+static int kept(const pk_module *m, const pk_opts *o)
+{
+    return o->keep && strcmp(o->keep, m->name) == 0;
+}
+
+/* the same of a linear that stayed in f16 */
+static void check_floats(const qnt_tensor *t, const pk_module *m, const pk_opts *o)
+{
+    const uint16_t *w = t->codes;
+
+    T_INT(t->N, m->N);
+    T_INT(t->K, m->K);
+    for (int64_t i = 0; i < m->N * m->K; i++)
+        T_INT(w[i], q_f32_to_f16(pk_weight(m->name, i / m->K, i % m->K, m->K, o)));
+}
+
 /* role and first row of a module, by its last name */
 static fmt_role role_of(const char *name, int64_t *n0)
 {
@@ -87,8 +103,14 @@ static void check_model(const char *path, const pk_opts *o)
         const fmt_role role = role_of(m.name, &n0);
         qnt_tensor t = { 0 };
 
-        T_INT(fmt_src_has(s, (fmt_ref){ role, layer, FMT_WEIGHT }), 0);
+        T_INT(fmt_src_has(s, (fmt_ref){ role, layer, FMT_WEIGHT }), kept(&m, o));
         T_OK(qnt_load(&t, s, role, layer, &(qnt_load_opts){ 0 }, &err), err);
+        if (kept(&m, o)) {
+            T_STR(t.scheme->name, "f16");
+            check_floats(&t, &m, o);
+            qnt_tensor_free(&t);
+            continue;
+        }
         T_STR(t.scheme->name, o->bits == 4 ? "w4g" : "w8g");
         T_TRUE((t.g_idx != NULL) == (o->desc_act && pk_groups(m.K, o) > 1));
         check_rows(&t, n0, &m, o);
@@ -101,6 +123,9 @@ static void check_model(const char *path, const pk_opts *o)
     }
     fmt_src_close(s);
 }
+
+#define KEPT                                                                                       \
+    "model.layers.1.mlp.down_proj" /* modules_to_not_convert of AWQ, ignore of the others */
 
 static const pk_opts sorts[] = {
     { .family = "qwen", .layout = PK_GPTQ, .bits = 4, .group = 32, .sym = 1, .foreign = 1 },
@@ -117,6 +142,7 @@ static const pk_opts sorts[] = {
     { .family = "qwen", .layout = PK_CT, .bits = 4, .group = 32 },
     { .family = "qwen2", .layout = PK_CT, .bits = 4, .group = 32, .desc_act = 1 },
     { .family = "qwen2", .layout = PK_CT, .bits = 8, .group = -1, .sym = 1 },
+    { .family = "qwen2", .layout = PK_AWQ, .bits = 4, .group = 32, .keep = KEPT },
 };
 enum { N_SORTS = sizeof sorts / sizeof sorts[0] };
 
@@ -141,7 +167,7 @@ static q_status to_h5(const char *in, const char *out, int force, q_err *err)
     Q_TRY(cvt_archive_write(
         &r, &(qnt_archive_opts){ .src = s, .path = out, .force = force, .tool = "qwenkit test" },
         err));
-    T_TRUE(r.modules == 10 || r.modules == 14);
+    T_TRUE(r.modules == 10 || r.modules == 13 || r.modules == 14);
 out:
     fmt_src_close(s);
     return st;
@@ -214,6 +240,28 @@ static void same_files(const char *a, const char *b)
     q_buf_free(&y);
 }
 
+/* What a directory's configuration says of linears in floats; and that every one is named. */
+static void check_lists(const char *dir, const pk_opts *o)
+{
+    q_err err = { 0 };
+    char *path = q_path_join(dir, "config.json");
+    fmt_json *doc = NULL;
+    const fmt_json *q, *awq, *ct;
+
+    T_OK(fmt_json_read(&doc, path, 1 << 20, &err), err);
+    q = fmt_json_get(doc, "quantization_config");
+    awq = fmt_json_get(q, "modules_to_not_convert");
+    ct = fmt_json_get(q, "ignore");
+    T_INT(fmt_json_size(awq), o->keep && !ct);
+    T_INT(fmt_json_size(ct), ct ? 1 + (o->keep != NULL) : 0);
+    if (ct)
+        T_STR(fmt_json_text(fmt_json_at(ct, 0)), "lm_head");
+    if (o->keep)
+        T_STR(fmt_json_text(ct ? fmt_json_at(ct, 1) : fmt_json_at(awq, 0)), o->keep);
+    fmt_json_free(doc);
+    q_free(path);
+}
+
 /* in -> h5 -> every directory -> h5: codes equal all the way, refusals where they belong */
 static void t_chains(void)
 {
@@ -223,31 +271,46 @@ static void t_chains(void)
     for (int i = 0; i < N_SORTS; i++) {
         const pk_opts *o = &sorts[i];
         const int needs_v2 = !o->sym && o->zero_min == 0;
+        const int ragged = o->group > 0 && (PK_HID % o->group || PK_FFN % o->group);
+        const char *from = "gptq";
 
         pk_write(t_tmp("in"), o);
         T_OK(to_h5(t_tmp("in"), t_tmp("a.h5"), 1, &err), err);
         check_model(t_tmp("a.h5"), o);
-        T_OK(to_hf(t_tmp("a.h5"), t_tmp("gptq"), CVT_HF_GPTQ, &format, &err), err);
-        T_STR(format, needs_v2 ? "gptq_v2" : "gptq");
-        check_packed(t_tmp("gptq"), o, needs_v2 ? PK_GPTQ_V2 : PK_GPTQ);
-        check_model(t_tmp("gptq"), o);
-        if (o->desc_act || o->bits == 8)
-            T_ERR(to_hf(t_tmp("gptq"), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err,
-                  Q_EUNSUPPORTED, o->desc_act ? "AWQ cannot hold" : "AWQ holds 4");
-        if (o->desc_act) {
-            T_ERR(to_hf(t_tmp("gptq"), t_tmp("ct"), CVT_HF_CT, &format, &err), err, Q_EUNSUPPORTED,
-                  "compressed-tensors no longer can hold");
+        if (o->keep) {
+            T_ERR(to_hf(t_tmp("a.h5"), t_tmp("gptq"), CVT_HF_GPTQ, &format, &err), err,
+                  Q_EUNSUPPORTED, KEPT ".weight: is not quantized, and configurations of GPTQ");
+            from = "a.h5";
+        } else {
+            T_OK(to_hf(t_tmp("a.h5"), t_tmp("gptq"), CVT_HF_GPTQ, &format, &err), err);
+            T_STR(format, needs_v2 ? "gptq_v2" : "gptq");
+            check_packed(t_tmp("gptq"), o, needs_v2 ? PK_GPTQ_V2 : PK_GPTQ);
+            check_model(t_tmp("gptq"), o);
+        }
+        if (o->desc_act || o->bits == 8 || ragged)
+            T_ERR(to_hf(t_tmp(from), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err, Q_EUNSUPPORTED,
+                  o->desc_act ? "AWQ cannot hold"
+                  : ragged    ? "which loaders of AWQ want"
+                              : "AWQ holds 4");
+        if (o->desc_act || ragged) {
+            T_ERR(to_hf(t_tmp(from), t_tmp("ct"), CVT_HF_CT, &format, &err), err, Q_EUNSUPPORTED,
+                  ragged && !o->desc_act ? "which loaders of compressed-tensors want"
+                                         : "compressed-tensors no longer can hold");
+            T_OK(to_h5(t_tmp(from), t_tmp("b.h5"), 1, &err), err);
+            check_model(t_tmp("b.h5"), o);
             continue;
         }
         if (o->bits == 4) {
-            T_OK(to_hf(t_tmp("gptq"), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err);
+            T_OK(to_hf(t_tmp(from), t_tmp("awq"), CVT_HF_AWQ, &format, &err), err);
             check_packed(t_tmp("awq"), o, PK_AWQ);
             check_model(t_tmp("awq"), o);
+            check_lists(t_tmp("awq"), o);
+            from = "awq";
         }
-        T_OK(to_hf(t_tmp(o->bits == 4 ? "awq" : "gptq"), t_tmp("ct"), CVT_HF_CT, &format, &err),
-             err);
+        T_OK(to_hf(t_tmp(from), t_tmp("ct"), CVT_HF_CT, &format, &err), err);
         check_packed(t_tmp("ct"), o, PK_CT);
         check_model(t_tmp("ct"), o);
+        check_lists(t_tmp("ct"), o);
         T_OK(to_h5(t_tmp("ct"), t_tmp("b.h5"), 1, &err), err);
         check_model(t_tmp("b.h5"), o);
         T_OK(to_h5(t_tmp("b.h5"), t_tmp("c.h5"), 1, &err), err);
