@@ -56,6 +56,20 @@ expect_equal "$(sed -n '/"input_attn_qkv"/,/"cost"/p' "$tmp/k.report.json" | sha
     "$(sed -n '/"input_attn_qkv"/,/"cost"/p' "$tmp/m.report.json" | sha256sum)"
 tap_ok "a continued run reports what was done before"
 
+expect_exit 0 "$(bin qwen-awq)" -i "$model" -o "$tmp/w.h5" "${cal[@]}"
+page "$tmp/w.report.html"
+for part in 'Alphas that were chosen' 'as the model has it' 'with factors' 'Keys and values' Sizes; do
+    expect_in "$tmp/w.report.html" "<(figcaption|h[23])[^>]*>$part"
+done
+expect_in "$tmp/w.report.html" '<title>layer 7, awq: [0-9.e-]+</title>'
+expect_in "$tmp/w.report.html" '<title>layer 7, rounded to nearest: [0-9.e-]+</title>'
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/p.h5" "${cal[@]}" --pre-scale="$tmp/w.h5"
+page "$tmp/p.report.html"
+for part in 'as the model has it' 'with factors'; do
+    expect_in "$tmp/p.report.html" "<(figcaption|h[23])[^>]*>$part"
+done
+tap_ok "qwen-awq, and GPTQ with its factors: alphas, maps before and after"
+
 odd="$tmp/a<b>&\"'c"
 expect_exit 0 "$convert" -i "$model" -o "$odd" --smoothquant 0.5 --calibrate-kv-cache "${small[@]}"
 expect_stdout '/1-gpu\.report\.html$'

@@ -210,6 +210,38 @@ static void t_threads(void)
     q_free(p);
 }
 
+/* Inputs that were always zero: one channel, then all of them.  No NaN comes of it, and where
+ * nothing can be lost no factor is looked for. */
+static void t_zeros(void)
+{
+    const qnt_round_opts o = { .name = "test", .bits = 4, .group = GROUP, .clip = 1 };
+    problem *p = make_problem();
+    double s[K];
+    qnt_awq_result r;
+    qnt_tensor t;
+
+    for (int all = 0; all < 2; all++) {
+        for (int k = 0; k < K; k++)
+            for (int j = 0; j < K; j++)
+                if (all || k == 5 || j == 5)
+                    p->H[k * K + j] = 0;
+        for (int k = 0; k < K; k++)
+            p->x[k] *= !all && k != 5;
+        for (int n = 0; n < N; n++) /* and weights of zero */
+            p->W[n * K + 7] = 0;
+        T_OK(dev.ops->mean(&dev, p->w, p->W, N, K, GROUP, &err), err);
+        T_OK(qnt_awq_search(&dev, s, p->W, p->x, p->w, p->H, N, K, &o, &r, &err), err);
+        for (int k = 0; k < K; k++)
+            T_TRUE(isfinite(s[k]) && s[k] > 0);
+        T_TRUE(all ? r.error == 0 && r.alpha == 0 : r.error > 0 && r.error < r.nearest);
+        T_OK(qnt_round_groups(&dev, &t, p->W, p->H, NULL, N, K, &o, &err), err);
+        for (int i = 0; i < N * K / GROUP; i++)
+            T_TRUE(isfinite(t.scale[i]) && t.scale[i] > 0);
+        qnt_tensor_free(&t);
+    }
+    q_free(p);
+}
+
 /* ---- folding --------------------------------------------------------------------------------- */
 
 enum { HID = 20, HD = 6, HEADS = 4, FFN = 14 };
@@ -313,8 +345,8 @@ static void t_fold(void)
         }
 }
 
-static const t_case cases[] = { T(t_weight_mean), T(t_search), T(t_clip),
-                                T(t_threads),     T(t_fold),   { 0 } };
+static const t_case cases[] = { T(t_weight_mean), T(t_search), T(t_clip), T(t_threads),
+                                T(t_zeros),       T(t_fold),   { 0 } };
 
 int main(int argc, char **argv)
 {

@@ -209,6 +209,8 @@ static void t_naive(void)
         { 20, 256, 0, { .bits = 8, .group = 128, .plain_scale = 1, .sym = 1 } },
         { 20, 130, 7, { .bits = 4, .group = 64, .sym = 1 } },
         { 20, 130, 7, { .bits = 8, .group = 64, .act_order = 1 } },
+        { 20, 130, 130, { .bits = 4, .group = 64, .sym = 1 } }, /* no input at all */
+        { 20, 130, 130, { .bits = 4, .group = 64, .act_order = 1 } },
     };
 
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
