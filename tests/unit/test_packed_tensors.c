@@ -1,9 +1,11 @@
 /* Group weights as they stand in files: tensors that are missing, of another type or shape, or hold
- * what no writer leaves are refused by name; and the names and sizes of the official int4 release,
- * all zeros, are read. */
+ * what no writer leaves are refused by name; the names and sizes of the official int4 release, all
+ * zeros, are read; and the words are those that the libraries of the formats pack. */
 #include <string.h>
 
+#include "formats/base/q_hash.h"
 #include "formats/source.h"
+#include "quant/repack.h"
 #include "tests/t_packed.h"
 
 /* ---- broken tensors ---------------------------------------------------------------------------
@@ -232,7 +234,83 @@ static void t_official(void)
     q_free(path);
 }
 
-static const t_case cases[] = { T(t_broken), T(t_official), { 0 } };
+/* ---- what the libraries pack ------------------------------------------------------------------
+ */
+
+#define GOLD "model.layers.1.mlp.down_proj"
+
+static void check_hash(const char *what, const void *p, size_t n, const char *want)
+{
+    q_sha256 h;
+    uint8_t digest[32];
+    char hex[65];
+
+    q_sha256_init(&h);
+    q_sha256_update(&h, p, n);
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, 32);
+    hex[strlen(want)] = '\0';
+    if (strcmp(hex, want) != 0)
+        t_fail(__FILE__, __LINE__, "%s: %s, the library's is %s", what, hex, want);
+}
+
+/* Digits of SHA-256 of what GPTQModel 7.7 (pack_original, v2 to v1; pack of AwqGEMMLinear) and
+ * compressed-tensors 0.20 (pack_to_int32) made of the codes, zeros and scales of t_packed.h, in the
+ * order codes, zeros, scales, groups or shape. */
+static void t_gold(void)
+{
+    static const struct {
+        pk_opts o;
+        const char *want[4];
+    } rows[] = {
+        { { .layout = PK_GPTQ, .bits = 4, .group = 32, .sym = 1 },
+          { "adc5d4b9ad91de46", "6ad7679ec6e044b8", "5d7daa60568ae2f0", "b29175dc62082195" } },
+        { { .layout = PK_GPTQ, .bits = 4, .group = 32, .zero_min = 1, .desc_act = 1 },
+          { "adc5d4b9ad91de46", "b9fe6ecce3f88ecf", "5d7daa60568ae2f0", "23c158dc3b86fc14" } },
+        { { .layout = PK_GPTQ_V2, .bits = 4, .group = 16 },
+          { "adc5d4b9ad91de46", "a98997d477445369", "eee03fabe6b546d1", "e2e4f0d5644ca3c6" } },
+        { { .layout = PK_GPTQ, .bits = 8, .group = 32, .sym = 1 },
+          { "b8787fe4e11060ca", "c24e73f000a4255a", "b431194a37f10de7", "b29175dc62082195" } },
+        { { .layout = PK_AWQ, .bits = 4, .group = 32 },
+          { "39e777dd3f138a1e", "8471384cb1a4fab0", "5d7daa60568ae2f0" } },
+        { { .layout = PK_CT, .bits = 4, .group = 32 },
+          { "076f7af39cd0fb2c", "67f6030b389f2d09", "cbc0bb1e65d51094", "48c00b4f596f11d6" } },
+        { { .layout = PK_CT, .bits = 8, .group = -1, .sym = 1 },
+          { "25536f08448883a3", "569fbbac12053ba3", "48c00b4f596f11d6" } },
+    };
+    q_err err = { 0 };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const pk_module m = { GOLD, PK_HID, PK_FFN, 0 };
+        pk_opts o = rows[i].o;
+        pk_array a[6];
+        fmt_src *s = NULL;
+        qnt_tensor t = { 0 };
+        qnt_packed p = { 0 };
+        int n, at = 0;
+
+        o.family = "qwen2";
+        n = pk_pack(a, &m, &o);
+        for (int k = 0; k < n; k++) {
+            check_hash(a[k].name, a[k].data, pk_bytes(&a[k]), rows[i].want[k]);
+            q_free(a[k].data);
+        }
+        pk_write(t_tmp("in"), &o);
+        T_OK(fmt_src_open(&s, t_tmp("in"), &err), err);
+        T_OK(qnt_load_grouped(&t, s, FMT_FFN_DOWN, 1, &err), err);
+        T_OK(qnt_pack(&p, &t, 0, t.N, fmt_src_packing(s), GOLD, &err), err);
+        for (int k = 0; k < QNT_ARRAYS; k++)
+            if (p.a[k].suffix)
+                check_hash(p.a[k].suffix, p.a[k].data, qnt_array_bytes(&p.a[k]),
+                           rows[i].want[at++]);
+        T_INT(at, n);
+        qnt_packed_free(&p);
+        qnt_tensor_free(&t);
+        fmt_src_close(s);
+    }
+}
+
+static const t_case cases[] = { T(t_broken), T(t_official), T(t_gold), { 0 } };
 
 int main(int argc, char **argv)
 {
