@@ -133,6 +133,7 @@ static q_status parse_gptq(fmt_packing *p, const fmt_json *q, q_err *err)
     Q_TRY(fmt_json_bool_opt(q, "desc_act", &p->desc_act, err));
     Q_TRY(fmt_json_bool_opt(q, "is_marlin_format", &marlin, err));
     Q_TRY(fmt_json_bool_opt(q, "lm_head", &head, err));
+    Q_TRY(fmt_json_str_opt(q, "format", &format, err)); /* GPTQModel writes both names */
     Q_TRY(fmt_json_str_opt(q, "checkpoint_format", &format, err));
     Q_TRY(fmt_json_str_opt(q, "pack_dtype", &word, err));
     if (marlin || (strcmp(format, "gptq") != 0 && strcmp(format, "gptq_v2") != 0))

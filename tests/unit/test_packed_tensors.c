@@ -267,7 +267,11 @@ static void t_gold(void)
           { "adc5d4b9ad91de46", "6ad7679ec6e044b8", "5d7daa60568ae2f0", "b29175dc62082195" } },
         { { .layout = PK_GPTQ, .bits = 4, .group = 32, .zero_min = 1, .desc_act = 1 },
           { "adc5d4b9ad91de46", "b9fe6ecce3f88ecf", "5d7daa60568ae2f0", "23c158dc3b86fc14" } },
-        { { .layout = PK_GPTQ_V2, .bits = 4, .group = 16 },
+        { { .layout = PK_GPTQ_V2,
+            .bits = 4,
+            .group = 16,
+            .config = "{\"method\": \"gptq\", \"quant_method\": \"gptq\", \"bits\": 4, "
+                      "\"group_size\": 16, \"format\": \"gptq_v2\"}" },
           { "adc5d4b9ad91de46", "a98997d477445369", "eee03fabe6b546d1", "e2e4f0d5644ca3c6" } },
         { { .layout = PK_GPTQ, .bits = 8, .group = 32, .sym = 1 },
           { "b8787fe4e11060ca", "c24e73f000a4255a", "b431194a37f10de7", "b29175dc62082195" } },
