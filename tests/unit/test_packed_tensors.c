@@ -6,6 +6,7 @@
 #include "formats/base/q_hash.h"
 #include "formats/source.h"
 #include "quant/repack.h"
+#include "quant/rtn_group.h"
 #include "tests/t_packed.h"
 
 /* ---- broken tensors ---------------------------------------------------------------------------
@@ -314,7 +315,114 @@ static void t_gold(void)
     }
 }
 
-static const t_case cases[] = { T(t_broken), T(t_official), T(t_gold), { 0 } };
+/* ---- any shape --------------------------------------------------------------------------------
+ */
+
+static uint32_t draw(uint32_t n)
+{
+    static int at;
+
+    return pk_hash("draw", at++, 6) % n;
+}
+
+/* The module as it stands in memory, by the formulas. */
+static void make(qnt_tensor *t, const pk_module *m, const pk_opts *o)
+{
+    q_err err = { 0 };
+    const int64_t G = pk_groups(m->K, o);
+
+    T_OK(qnt_group_alloc(t, o->bits, m->N, m->K, o->group, &err), err);
+    for (int64_t n = 0; n < m->N; n++) {
+        uint8_t *row = (uint8_t *)t->codes + (size_t)n * qnt_row_bytes(t->scheme, m->K);
+
+        for (int64_t k = 0; k < m->K; k++) {
+            const int c = pk_code(m->name, n, k, o);
+
+            row[o->bits == 8 ? k : k / 2] |= (uint8_t)(c << (o->bits == 4 && k % 2 ? 4 : 0));
+        }
+        for (int64_t g = 0; g < G; g++) {
+            t->zero[n * G + g] = (uint8_t)pk_zero(m->name, n, g, o);
+            t->scale[n * G + g] = q_f16_to_f32(pk_scale(m->name, n, g, o));
+        }
+    }
+    if (!o->desc_act)
+        return;
+    t->g_idx = q_malloc((size_t)m->K * sizeof *t->g_idx);
+    for (int64_t k = 0; k < m->K; k++)
+        t->g_idx[k] = pk_group(k, m->K, o);
+}
+
+/* Why a layout cannot hold it; Q_OK: it can. */
+static q_status held(const pk_module *m, const pk_opts *o)
+{
+    const int64_t pw = 32 / o->bits;
+    const int awq = o->layout == PK_AWQ, ct = o->layout == PK_CT;
+
+    if ((awq && o->bits == 8) || ((awq || ct) && o->desc_act))
+        return Q_EUNSUPPORTED;
+    if ((!awq && m->K % pw) || (!(ct && o->sym) && m->N % pw))
+        return Q_ESHAPE;
+    for (int64_t i = 0; o->layout == PK_GPTQ && i < m->N * pk_groups(m->K, o); i++)
+        if (pk_zero(m->name, i % m->N, i / m->N, o) == 0)
+            return Q_EUNSUPPORTED;
+    return Q_OK;
+}
+
+/* Ten thousand shapes, one code at a time against whole words; columns that are no whole words or
+ * groups among them.  What a layout cannot hold is refused, whatever else it is. */
+static void t_shapes(void)
+{
+    static const int layouts[] = { PK_GPTQ, PK_GPTQ_V2, PK_AWQ, PK_CT };
+    static const fmt_pack_kind kinds[] = { FMT_PACK_GPTQ, FMT_PACK_GPTQ_V2, FMT_PACK_AWQ,
+                                           FMT_PACK_CT };
+    int n_held = 0;
+
+    for (int i = 0; i < 10000; i++) {
+        const uint32_t kind = draw(4), odd = draw(4) == 0;
+        const pk_opts o = { .layout = layouts[kind],
+                            .bits = draw(3) ? 4 : 8,
+                            .group = draw(5) ? (int64_t)draw(70) + 1 : -1,
+                            .sym = (int)draw(2),
+                            .zero_min = (int)draw(2),
+                            .desc_act = draw(4) == 0 };
+        const pk_module m = { "m", odd ? 1 + draw(40) : 8 * (1 + draw(5)),
+                              odd ? 1 + draw(80) : 8 * (1 + draw(10)), 0 };
+        const fmt_packing p = { .kind = kinds[kind],
+                                .layout = fmt_pack_layout_get(kinds[kind]),
+                                .bits = o.bits,
+                                .group = o.group,
+                                .sym = o.sym,
+                                .desc_act = o.desc_act };
+        const q_status want = held(&m, &o);
+        q_err err = { 0 };
+        qnt_tensor t = { 0 };
+        qnt_packed got = { 0 };
+        pk_array a[6];
+        int n, at = 0;
+
+        make(&t, &m, &o);
+        T_INT(qnt_pack(&got, &t, 0, m.N, &p, "m", &err), want);
+        qnt_tensor_free(&t);
+        if (want != Q_OK)
+            continue;
+        n = pk_pack(a, &m, &o);
+        for (int k = 0; k < QNT_ARRAYS; k++) {
+            if (!got.a[k].suffix)
+                continue;
+            T_STR(got.a[k].suffix, a[at].name + 1);
+            T_INT(qnt_array_bytes(&got.a[k]), pk_bytes(&a[at]));
+            T_INT(memcmp(got.a[k].data, a[at].data, pk_bytes(&a[at])), 0);
+            q_free(a[at++].data);
+        }
+        T_INT(at, n);
+        n_held++;
+        qnt_packed_free(&got);
+    }
+    printf("# %d shapes held, %d refused\n", n_held, 10000 - n_held);
+    T_TRUE(n_held > 4000 && n_held < 9000);
+}
+
+static const t_case cases[] = { T(t_broken), T(t_official), T(t_gold), T(t_shapes), { 0 } };
 
 int main(int argc, char **argv)
 {
