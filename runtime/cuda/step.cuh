@@ -26,12 +26,16 @@
 #define STEP_THREADS (32 * (STEP_WARPS + 4))
 
 #if __CUDA_ARCH__ >= 900
+template <int S>
 static __device__ __forceinline__ step_product step_product_of(const step_args &a, int layer,
                                                                int role)
 {
     step_product p;
 
-    p.scale = a.layer[layer].scale[role];
+    const int grouped = step_form<S>::groups > 0;
+
+    p.scale = grouped ? NULL : a.layer[layer].scale[role];
+    p.zeros = grouped && a.layer[layer].zero[role];
     p.bias = a.layer[layer].bias[role];
     p.y = role == STEP_QKV ? a.qkv : role == STEP_GATE_UP ? a.h : (void *)a.x;
     p.epi = role == STEP_QKV ? RT_EPI_NONE : role == STEP_GATE_UP ? RT_EPI_SILU_MUL : RT_EPI_ADD;
@@ -40,6 +44,18 @@ static __device__ __forceinline__ step_product step_product_of(const step_args &
     p.row_bytes = a.w[role].row_bytes;
     p.M = a.n_tok;
     return p;
+}
+
+template <int S>
+static __device__ __forceinline__ step_source step_source_of(const step_layer &l, int role)
+{
+    const int grouped = step_form<S>::groups > 0;
+    step_source s;
+
+    s.map = &l.map[role];
+    s.scale = grouped ? (const __half *)(const void *)l.scale[role] : NULL;
+    s.zero = grouped ? l.zero[role] : NULL;
+    return s;
 }
 
 /* Outputs of this thread in the block's first units of a product. */
@@ -139,9 +155,8 @@ static __device__ __forceinline__ void step_normalize(const step_x &xs, const st
 #pragma unroll
             for (int i = 0; i < STEP_HELD; i++)
                 if (step_held(i) < xs.ld - 32)
-                    store_shared(shared_at(xs.shared) + 2 * t * xs.ld +
-                                     16 * step_place<S>((uint32_t)step_held(i) / 8),
-                                 step_scaled(v[i], sum, n.v[i]));
+                    store_shared(shared_at(xs.shared) + 2 * (t * xs.ld + step_held(i)),
+                                 step_arranged<S>(step_scaled(v[i], sum, n.v[i])));
         }
     }
     step_meet();
@@ -151,7 +166,7 @@ template <int S, int HD, int I8>
 static __device__ __forceinline__ void step_compute(const step_args &a, ring *r, char *scratch,
                                                     float *tmp, int *flag)
 {
-    const int bits = S == CU_W8 ? 8 : S == CU_W4 ? 4 : 16, all = INT_MAX;
+    const int bits = S == CU_W8 ? 8 : S == CU_W4 || S == CU_W4G ? 4 : 16, all = INT_MAX;
     char *sum = scratch + a.sums;
     grid_bar g = { a.barrier, 0 };
     __half *xs = (__half *)scratch;
@@ -165,7 +180,7 @@ static __device__ __forceinline__ void step_compute(const step_args &a, ring *r,
 #pragma unroll 1
         for (int role = 0; role < STEP_ROLES; role++) {
             const step_layer &L = a.layer[l];
-            const step_product p = step_product_of(a, l, role);
+            const step_product p = step_product_of<S>(a, l, role);
             const int normed = role == STEP_QKV || role == STEP_GATE_UP;
             const void *from = normed ? NULL : role == STEP_OUT ? a.att : a.h;
             step_x x = step_x_of(xs, (const __half *)from, p, bits, normed ? all : a.window);
@@ -192,7 +207,8 @@ static __device__ __forceinline__ void step_compute(const step_args &a, ring *r,
         grid_leave(&g);
 }
 
-template <int I8> static __device__ __forceinline__ void step_copy(const step_args &a, ring *r)
+template <int S, int I8>
+static __device__ __forceinline__ void step_copy(const step_args &a, ring *r)
 {
     const uint64_t policy = policy_once();
 
@@ -201,8 +217,8 @@ template <int I8> static __device__ __forceinline__ void step_copy(const step_ar
         for (int role = 0; role < STEP_ROLES && l + 1 < a.n_layers; role++)
             prefetch_map(&a.layer[l + 1].map[role]);
         for (int role = 0; role < STEP_ROLES; role++)
-            step_feed(r, &a.layer[l].map[role], a.w[role],
-                      role == STEP_GATE_UP ? RT_EPI_SILU_MUL : RT_EPI_NONE, policy);
+            step_feed<S>(r, step_source_of<S>(a.layer[l], role), a.w[role],
+                         role == STEP_GATE_UP ? RT_EPI_SILU_MUL : RT_EPI_NONE, policy);
     }
 }
 #endif
@@ -219,6 +235,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1)
     ring r;
 
     r.data = (char *)(((uintptr_t)shared + 1023) / 1024 * 1024);
+    r.beside = r.data + a.stages * RING_STAGE;
     r.full = shared_at(bars);
     r.empty = r.full + 8 * RING_STAGES;
     r.stages = a.stages;
@@ -233,11 +250,11 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1)
     __syncthreads();
     if (threadIdx.x < 32 * STEP_WARPS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        step_compute<S, HD, I8>(a, &r, r.data + a.stages * RING_STAGE, tmp, &flag);
+        step_compute<S, HD, I8>(a, &r, r.beside + a.stages * step_form<S>::groups, tmp, &flag);
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 32 * STEP_WARPS)
-            step_copy<I8>(a, &r);
+            step_copy<S, I8>(a, &r);
     }
 #endif
 }

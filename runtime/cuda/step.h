@@ -9,9 +9,11 @@ extern "C" {
 
 #include "runtime/cuda/cu_map.h"
 
-#define STEP_LAYERS 48 /* of one launch: the arguments of a kernel end at 32 KB */
-#define STEP_WARPS  8  /* that compute; one more copies */
-#define STEP_UNITS  4  /* units of 16 rows that a block computes at once */
+#define STEP_LAYERS 48  /* of one launch: the arguments of a kernel end at 32 KB */
+#define STEP_WARPS  8   /* that compute; one more copies */
+#define STEP_UNITS  4   /* units of 16 rows that a block computes at once */
+#define STEP_GROUP  128 /* columns of a group of w4g */
+#define STEP_GROUPS 768 /* bytes of scales and zeros of a stage of the ring */
 
 typedef enum step_role { STEP_QKV, STEP_OUT, STEP_GATE_UP, STEP_DOWN, STEP_ROLES } step_role;
 
@@ -19,7 +21,10 @@ typedef struct step_layer {
     CUtensorMap map[STEP_ROLES];
     const float *scale[STEP_ROLES], *bias[STEP_ROLES]; /* or NULL */
     const float *norm1, *norm2, *q_norm, *k_norm;
-    float x_scale[STEP_ROLES]; /* w8a8: as in rt_weight */
+    union {
+        float x_scale[STEP_ROLES];       /* w8a8: as in rt_weight */
+        const uint8_t *zero[STEP_ROLES]; /* w4g, whose scales are of groups: or NULL, the middle */
+    };
 } step_layer;
 
 typedef struct step_shape {
@@ -54,6 +59,7 @@ q_status cu_step_f16(const cu_be *c, const step_args *a, q_err *err);
 q_status cu_step_w8(const cu_be *c, const step_args *a, q_err *err);
 q_status cu_step_w8a8(const cu_be *c, const step_args *a, q_err *err);
 q_status cu_step_w4(const cu_be *c, const step_args *a, q_err *err);
+q_status cu_step_w4g(const cu_be *c, const step_args *a, q_err *err);
 
 #ifdef __cplusplus
 }

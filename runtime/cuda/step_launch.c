@@ -1,8 +1,9 @@
 /* The layers of a decode step as one launch: who may have it, and its arguments.
  *
  * The kernel (step.cuh) takes a few sequences of one token each (the table below) on Hopper,
- * linears of one scheme (f16, w8, w4, w8a8) with sizes that are the same in every layer, heads of
- * 64 or 128, an f16 or int8 cache.  Everything else goes the way of single operations.
+ * linears of one scheme (f16, w8, w4, w8a8, w4g in groups of 128 and whole pairs of them) with
+ * sizes that are the same in every layer, heads of 64 or 128, an f16 or int8 cache.  Everything
+ * else goes the way of single operations.
  *
  * A weight is shown to the copy engine as a matrix of bytes [N, row_bytes] in three dimensions: 128
  * bytes, rows, columns of 128 bytes; a box is 8 rows of 1 KB.  The descriptions and all pointers
@@ -30,14 +31,16 @@ typedef struct step_scheme {
     const char *name;
     int bits, tokens; /* bits: of a weight in the place of a half of x */
     int whole;        /* rows of x are coded whole, up to so many columns; 0: a part at a time */
+    int groups;       /* bytes of a stage beside its codes */
     q_status (*run)(const cu_be *c, const step_args *a, q_err *err);
 } step_scheme;
 
 static const step_scheme known[] = {
-    { "f16", 16, 4, 0, cu_step_f16 },
-    { "w8", 8, 4, 0, cu_step_w8 },
-    { "w4", 4, 4, 0, cu_step_w4 },
-    { "w8a8", 16, 2, 24576, cu_step_w8a8 },
+    { "f16", 16, 4, 0, 0, cu_step_f16 },
+    { "w8", 8, 4, 0, 0, cu_step_w8 },
+    { "w4", 4, 4, 0, 0, cu_step_w4 },
+    { "w8a8", 16, 2, 24576, 0, cu_step_w8a8 },
+    { "w4g", 4, 2, 0, STEP_GROUPS, cu_step_w4g },
 };
 
 static const step_scheme *scheme_of(const rt_weight *w) /* NULL: the kernel does not know it */
@@ -55,6 +58,14 @@ static int fits_scale(float x_scale)
     return x_scale == 0 || (x_scale > 1e-15f && x_scale < 1e15f);
 }
 
+/* Groups, if any, come by the pair (128 bytes of a row), in order, and cover whole units of rows.
+ */
+static int fits_groups(const rt_weight *w)
+{
+    return !w->scheme->grouped ||
+           (w->group == STEP_GROUP && !w->g_idx && w->K % (2 * STEP_GROUP) == 0 && w->N % 16 == 0);
+}
+
 /* Every layer like the first, and of a shape the kernel has. */
 static int fits_model(const rt_layers_args *a)
 {
@@ -70,7 +81,7 @@ static int fits_model(const rt_layers_args *a)
 
             if (scheme_of(w) != f || w->N != first->N || w->K != first->K || w->K % 8 != 0 ||
                 w->row_bytes != first->row_bytes || w->row_bytes % 128 != 0 ||
-                !fits_scale(w->x_scale))
+                !fits_scale(w->x_scale) || !fits_groups(w))
                 return 0;
         }
     return 1;
@@ -98,6 +109,7 @@ static int fit_shared(step_args *s, const step_scheme *f)
 {
     const int bits = f->bits;
     const size_t hd = (size_t)s->hd, attn = 2 * 8 * (hd + 32) + 4 * 56 * (hd + 4);
+    const size_t stage = STAGE_BYTES + (size_t)f->groups;
     const size_t sums = sizeof(float) * STEP_UNITS * STEP_WARPS * 16 * (size_t)s->n_tok;
     const int normed = s->w[STEP_QKV].row_bytes / 128;
     const int other = wider(s->w[STEP_OUT].row_bytes, s->w[STEP_DOWN].row_bytes) / 128;
@@ -105,17 +117,17 @@ static int fit_shared(step_args *s, const step_scheme *f)
 
     s->window = normed / 8 * 8 > 8 ? normed / 8 * 8 : 8;
     x = most(x, x_bytes(s, s->window, bits));
-    if (f->whole || x_bytes(s, other, bits) + sums <= most(x + sums, attn) + 2 * STAGE_BYTES) {
+    if (f->whole || x_bytes(s, other, bits) + sums <= most(x + sums, attn) + 2 * stage) {
         s->window = (other + 7) / 8 * 8;
         x = most(x, x_bytes(s, other, bits));
     }
     s->sums = (x + 127) / 128 * 128;
     scratch = (most(attn, s->sums + sums) + 127) / 128 * 128;
-    if (scratch + SHARED_ALIGN + STEP_UNITS * STAGE_BYTES > SHARED_MOST)
+    if (scratch + SHARED_ALIGN + STEP_UNITS * stage > SHARED_MOST)
         return 0;
-    stages = (SHARED_MOST - SHARED_ALIGN - scratch) / STAGE_BYTES;
+    stages = (SHARED_MOST - SHARED_ALIGN - scratch) / stage;
     s->stages = (int)(stages < STAGES_MOST ? stages : STAGES_MOST);
-    s->shared = SHARED_ALIGN + (size_t)s->stages * STAGE_BYTES + scratch;
+    s->shared = SHARED_ALIGN + (size_t)s->stages * stage + scratch;
     return 1;
 }
 
@@ -193,7 +205,10 @@ q_status cu_layers(rt_backend *be, const rt_layers_args *a, int *done, q_err *er
                                   L->w[roles[i]].row_bytes, err));
                 to->scale[i] = L->w[roles[i]].scale;
                 to->bias[i] = L->w[roles[i]].bias;
-                to->x_scale[i] = L->w[roles[i]].x_scale;
+                if (f->groups)
+                    to->zero[i] = L->w[roles[i]].zero;
+                else
+                    to->x_scale[i] = L->w[roles[i]].x_scale;
             }
             to->norm1 = L->norm1;
             to->norm2 = L->norm2;

@@ -3,8 +3,7 @@
  *
  * A stage of the ring is 16 rows of 1 KB in two boxes of 8 rows, each as the copy engine writes it
  * with its 128-byte swizzle: [8 columns of 128 bytes][8 rows][8 units of 16 bytes], unit i of row r
- * in place i ^ r.  Lane l reads row l / 4, units 2 (l % 4) and the next: no two of 8 neighbouring
- * lanes then meet in a bank.
+ * in place i ^ r.
  *
  * One copy brings a box.  Boxes of whole rows of 1 KB are what memory needs: 4.6 TB/s on an H200;
  * copies of 1 KB each, a row at a time, end at 3.6 TB/s because issuing them takes that long. */
@@ -20,6 +19,7 @@
 
 typedef struct ring {
     char *data;           /* [stages][RING_STAGE], 1024-byte aligned */
+    char *beside;         /* [stages], what else a stage has */
     uint32_t full, empty; /* barriers [RING_STAGES] in shared memory */
     int stages;
     int slot, parity; /* of the next stage of this thread */
@@ -75,6 +75,16 @@ static __device__ __forceinline__ void copy_box(void *to, const void *map, int r
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_at(to)),
                  "l"(map), "r"(0), "r"(row), "r"(col), "r"(bar), "l"(policy)
+                 : "memory");
+}
+
+/* bytes: a multiple of 16, as are both addresses. */
+static __device__ __forceinline__ void copy_bytes(void *to, const void *from, int bytes,
+                                                  uint32_t bar, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(shared_at(to)),
+                 "l"(from), "r"(bytes), "r"(bar), "l"(policy)
                  : "memory");
 }
 

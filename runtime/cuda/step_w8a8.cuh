@@ -5,10 +5,9 @@
  * twice, for its largest magnitude and for the codes, and fits the registers of a block's threads
  * in between, which costs less than one more barrier of the grid.
  *
- * Order: with 128 bytes of a row of W at hand, lane q of a group of four has the 16-byte units 2 q
- * and 2 q + 1, s = 0, 1, and each is the operand of two products of depth 32.  Unit 2 q + s of
- * column B of x therefore lies at [B][s][q], as in step_product.cuh with J = 1; the row's scale
- * stands behind its codes. */
+ * Order: with 128 bytes of a row of W at hand, a lane has two units of 16 bytes, and each is the
+ * operand of two products of depth 32: as in step_product.cuh with J = 1.  A row's scale stands
+ * behind its codes. */
 #ifndef STEP_W8A8_CUH
 #define STEP_W8A8_CUH
 
@@ -18,14 +17,6 @@
 #define STEP_CODED 12 /* units of 8 values of a row that a thread holds: 24576 values in all */
 
 #if __CUDA_ARCH__ >= 900
-/* Place of codes 8 v .. 8 v + 7 in bytes. */
-static __device__ __forceinline__ int step_codes_place(int v)
-{
-    const int unit = v / 2, o = unit % 8;
-
-    return 16 * (unit - o + o % 2 * 4 + o / 2) + 8 * (v % 2);
-}
-
 /* Codes of 4 halves, those of quant_rows.cu in less code: what does not fit the instruction cache
  * costs more than it computes.  f: 127 / amax or 1 / scale, correctly rounded; FIXED brings the
  * product to the quotient, as division does, less its care for the ends of f32, from which the host
@@ -64,9 +55,8 @@ static __device__ __forceinline__ void step_put_codes(int8_t *to, const uint4 h[
 
         if (v >= units)
             break;
-        *(uint2 *)(to + step_codes_place(v)) =
-            make_uint2(step_codes4<FIXED>(h[i].x, h[i].y, f, scale),
-                       step_codes4<FIXED>(h[i].z, h[i].w, f, scale));
+        *(uint2 *)(to + 8 * v) = make_uint2(step_codes4<FIXED>(h[i].x, h[i].y, f, scale),
+                                            step_codes4<FIXED>(h[i].z, h[i].w, f, scale));
     }
 }
 

@@ -4,83 +4,17 @@
  * several sequences with shuffled pages.  Both ways start from the same state; the residual stream
  * after all layers and what was stored into the cache must agree.  Then: the same again gives the
  * same bits, and so does a token beside other neighbours; w8a8 products, whose sums are exact, are
- * the bits of the single operations.  Cases that the kernel does not take must say so and leave the
- * state alone. */
+ * the bits of the single operations, and those of other codes what double precision makes of the
+ * same halves.  Each case once more with a row of zeros, with one value 1000 times the others, and
+ * with one that is not finite.  Cases that the kernel does not take must say so and leave the state
+ * alone. */
 #include <stdio.h>
 
 #include "runtime/decoder.h"
 #include "tests/ops/op_batch.h"
+#include "tests/ops/step_cases.h"
 
-#define MAX_SEQ 16
-#define LAYERS  2
-
-typedef struct step_case {
-    const char *name, *scheme;
-    int64_t hid, n_head, n_kv, hd, ffn, rot, step, gap;
-    int bias, norm, logn;
-    int taken; /* by the kernel */
-    int n_seq, past[MAX_SEQ];
-    int kv8;       /* an int8 cache */
-    float x_scale; /* w8a8: of activations; 0: per token */
-} step_case;
-
-#define HALVES(hd)     (hd), 1, (hd) / 2
-#define HALF_PAIRS(hd) (hd) / 2, 2, 1
-#define RAGGED                                                                                     \
-    2,                                                                                             \
-    {                                                                                              \
-        1000, 63                                                                                   \
-    }
-#define GQA7(hd)   896, 14, 2, hd, 1000, HALVES(hd)
-#define GQA16      512, 16, 1, 128, 1408, HALF_PAIRS(128)
-#define WIDE(n_kv) 2048, 16, n_kv, 128, 5504, HALVES(128) /* units of every number */
-
-static const step_case cases[] = {
-    { "first token", "f16", 256, 2, 2, 128, 768, HALVES(128), 1, 0, 0, 1, 1, { 0 } },
-    { "f16, mha", "f16", 256, 4, 4, 64, 512, HALVES(64), 1, 0, 1, 1, RAGGED },
-    { "w8, mha", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED },
-    { "w4, mha", "w4", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 1, { 1000 } },
-    { "f16, gqa 2, q and k norm", "f16", 256, 4, 2, 128, 512, HALVES(128), 0, 1, 0, 1, RAGGED },
-    { "w8, gqa 7", "w8", GQA7(64), 1, 0, 0, 1, 2, { 700, 64 } },
-    { "w4, gqa 16, half pairs", "w4", GQA16, 1, 0, 0, 1, 1, { 2000 } },
-    { "f16, gqa 8", "f16", 512, 8, 1, 64, 1368, HALF_PAIRS(64), 1, 0, 0, 1, 1, { 4000 } },
-    { "w8, wide", "w8", WIDE(16), 1, 0, 0, 1, 1, { 300 } },
-    { "w4, wide", "w4", WIDE(4), 0, 0, 0, 1, 1, { 31 } },
-    { "w8a8, mha", "w8a8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED },
-    { "w8a8, first token", "w8a8", 256, 4, 4, 64, 768, HALVES(64), 1, 0, 1, 1, 1, { 0 } },
-    { "w8a8, wide", "w8a8", WIDE(16), 1, 0, 0, 1, 1, { 300 } },
-    { "w8a8, static, int8 cache", "w8a8", GQA7(64), 1, 0, 0, 1, 2, { 700, 64 }, 1, 0.02f },
-    { "w8a8, widest", "w8a8", 128, 2, 2, 64, 24576, HALVES(64), 0, 0, 0, 1, 2, { 5, 9 }, 1 },
-    { "w8a8, too wide", "w8a8", 128, 2, 2, 64, 24704, HALVES(64), 0, 0, 0, 0, 1, { 5 } },
-    { "w8a8, tiny scale", "w8a8", 256, 4, 4, 64, 512, HALVES(64), 0, 0, 0, 0, 1, { 5 }, 0, 1e-20f },
-    { "w8a8, static", "w8a8", WIDE(4), 1, 0, 0, 1, 1, { 9 }, 0, 0.0123f },
-    { "w8a8, more heads than ffn", "w8a8", 512, 16, 4, 128, 768, HALVES(128), 0, 0, 0, 1, RAGGED },
-    { "f16, more heads than ffn", "f16", 512, 16, 4, 128, 576, HALVES(128), 0, 0, 0, 1, RAGGED },
-    { "w4, more heads than ffn", "w4", 512, 16, 4, 128, 768, HALVES(128), 0, 0, 0, 1, RAGGED },
-    { "f16, int8 cache", "f16", 256, 4, 4, 64, 512, HALVES(64), 1, 0, 1, 1, RAGGED, 1 },
-    { "w8, int8 cache", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, RAGGED, 1 },
-    { "w8, gqa 7, int8 cache", "w8", GQA7(128), 0, 1, 0, 1, 2, { 2000, 15 }, 1 },
-    { "w4, gqa 16, int8 cache", "w4", GQA16, 1, 0, 0, 1, 1, { 4000 }, 1 },
-    { "width 32", "f16", 128, 4, 4, 32, 256, HALVES(32), 0, 0, 0, 0, 1, { 9 } },
-    { "odd ffn", "f16", 128, 2, 2, 64, 258, HALVES(64), 0, 0, 0, 0, 1, { 9 } },
-    { "w4, 4 sequences",
-      "w4",
-      256,
-      2,
-      2,
-      128,
-      1536,
-      HALVES(128),
-      1,
-      0,
-      0,
-      1,
-      4,
-      { 9, 100, 0, 700 } },
-    { "w8, the same", "w8", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 4, { 9, 100, 0, 700 } },
-    { "f16, 3 sequences", "f16", 256, 2, 2, 128, 1536, HALVES(128), 1, 0, 0, 1, 3, { 9, 700, 0 } },
-    { "w4, 5 sequences", "w4", 256, 2, 2, 128, 768, HALVES(128), 0, 0, 0, 0, 5, { 9, 100 } },
-};
+#define LAYERS 2
 
 typedef struct scene {
     const step_case *c;
@@ -91,8 +25,9 @@ typedef struct scene {
     rt_batch b; /* backend memory */
     rt_kv kv;
     size_t kv_bytes, n_x;
-    void *kv_first; /* host: the cache before the step */
-    float *x_first; /* host: [n_tok, hid] */
+    void *kv_first;    /* host: the cache before the step */
+    float *x_first;    /* host: [n_tok, hid] */
+    float *out, *down; /* host: weights of the last layer */
 } scene;
 
 static const rt_kv_format formats[] = { { "f16", FMT_F16 }, { "int8", FMT_I8 } };
@@ -109,17 +44,20 @@ static float *up_random(rt_backend *be, size_t n, uint64_t seed, float middle, f
     return p;
 }
 
+/* *meant: [N, K] what the codes mean. */
 static rt_weight random_weight(rt_backend *be, const step_case *c, int64_t N, int64_t K, int bias,
-                               uint64_t seed)
+                               uint64_t seed, float **meant)
 {
+    const op_groups groups = { .size = c->group, .order = c->order, .sym = c->sym };
     float *v = op_random((size_t)(N * K), seed, 1.7f / sqrtf((float)K));
     float *b = op_random((size_t)N, seed + 1, 0.5f);
-    qnt_tensor t = op_tensor(c->scheme, v, bias ? b : NULL, N, K, v);
+    qnt_tensor t = op_tensor_groups(c->scheme, &groups, v, bias ? b : NULL, N, K, v);
     rt_weight w;
 
     t.x_scale = c->x_scale;
     w = op_weight(be, t);
-    q_free(v);
+    q_free(*meant);
+    *meant = v;
     q_free(b);
     return w;
 }
@@ -129,6 +67,7 @@ static void make_layer(scene *s, rt_layer *l, uint64_t seed)
     const step_case *c = s->c;
     rt_backend *be = s->be;
     const int64_t q = c->n_head * c->hd;
+    float *other = NULL;
 
     l->norm1 = up_random(be, (size_t)c->hid, seed, 1, 0.3f);
     l->norm2 = up_random(be, (size_t)c->hid, seed + 1, 1, 0.3f);
@@ -136,10 +75,12 @@ static void make_layer(scene *s, rt_layer *l, uint64_t seed)
         l->q_norm = up_random(be, (size_t)c->hd, seed + 2, 1, 0.3f);
         l->k_norm = up_random(be, (size_t)c->hd, seed + 3, 1, 0.3f);
     }
-    l->w[FMT_ATTN_QKV] = random_weight(be, c, q + 2 * c->n_kv * c->hd, c->hid, c->bias, seed + 4);
-    l->w[FMT_ATTN_OUT] = random_weight(be, c, c->hid, q, 0, seed + 6);
-    l->w[FMT_FFN_GATE_UP] = random_weight(be, c, 2 * c->ffn, c->hid, c->bias, seed + 8);
-    l->w[FMT_FFN_DOWN] = random_weight(be, c, c->hid, c->ffn, 0, seed + 10);
+    l->w[FMT_ATTN_QKV] =
+        random_weight(be, c, q + 2 * c->n_kv * c->hd, c->hid, c->bias, seed + 4, &other);
+    l->w[FMT_ATTN_OUT] = random_weight(be, c, c->hid, q, 0, seed + 6, &s->out);
+    l->w[FMT_FFN_GATE_UP] = random_weight(be, c, 2 * c->ffn, c->hid, c->bias, seed + 8, &other);
+    l->w[FMT_FFN_DOWN] = random_weight(be, c, c->hid, c->ffn, 0, seed + 10, &s->down);
+    q_free(other);
 }
 
 /* One token a sequence after past[i] cached ones. */
@@ -242,6 +183,8 @@ static void close_scene(scene *s)
     q_free(s->m.layer);
     q_free(s->kv_first);
     q_free(s->x_first);
+    q_free(s->out);
+    q_free(s->down);
 }
 
 /* From the first state: x and the cache afterwards, host.  one: by the kernel; returns whether it
@@ -340,6 +283,103 @@ static void check_exact(scene *s, float *x, float *want, void *cache)
                    (double)want[i]);
 }
 
+/* y [n_tok, N] += x W' in double precision, x f16 on the device; size: the sums of magnitudes, and
+ * of those of W times the row's largest, which is what digits are cut from. */
+static void add_product(scene *s, double *y, double *size, const void *x, const float *W, size_t K)
+{
+    const size_t N = (size_t)s->c->hid, n_tok = (size_t)s->b.n_tok;
+    float *v = op_host(n_tok * K * sizeof *v);
+    uint16_t *h = op_host(n_tok * K * sizeof *h);
+
+    op_down(s->be, h, x, n_tok * K * sizeof *h);
+    fmt_convert(v, FMT_F32, h, FMT_F16, n_tok * K, NULL);
+    for (size_t t = 0; t < n_tok; t++) {
+        double top = 0;
+
+        for (size_t k = 0; k < K; k++)
+            top = fmax(top, fabs((double)v[t * K + k]));
+        for (size_t n = 0; n < N; n++) {
+            double sum = 0, all = 0, cut = 0;
+
+            for (size_t k = 0; k < K; k++) {
+                sum += (double)v[t * K + k] * (double)W[n * K + k];
+                all += fabs((double)v[t * K + k] * (double)W[n * K + k]);
+                cut += fabs((double)W[n * K + k]);
+            }
+            y[t * N + n] += sum;
+            size[t * N + n] += all + cut * top;
+        }
+    }
+    q_free(v);
+    q_free(h);
+}
+
+/* The last layer alone: what its last two products added to x, from the same halves.  Digits are
+ * cut at 2^-22 of the largest, weights and sums rounded to f32 a few times. */
+static void check_double(scene *s, float *x, void *cache)
+{
+    double *y = op_host(s->n_x * sizeof *y), *size = op_host(s->n_x * sizeof *size), worst = 0;
+
+    s->m.desc.layers = 1;
+    s->m.layer += LAYERS - 1;
+    T_INT(run(s, 1, x, cache), 1);
+    s->m.layer -= LAYERS - 1;
+    s->m.desc.layers = LAYERS;
+    for (size_t i = 0; i < s->n_x; i++)
+        size[i] = fabs(y[i] = (double)s->x_first[i]);
+    add_product(s, y, size, s->work.att, s->out, (size_t)(s->c->n_head * s->c->hd));
+    add_product(s, y, size, s->work.h, s->down, (size_t)s->c->ffn);
+    for (size_t i = 0; i < s->n_x; i++)
+        worst = fmax(worst, fabs((double)x[i] - y[i]) / size[i]);
+    printf("  %-40s of magnitudes, from double precision %.2g\n", s->c->name, worst);
+    if (!(worst < 3e-7))
+        t_fail(s->c->name, 0, "products %g of their magnitudes away, at most 3e-7", worst);
+    q_free(y);
+    q_free(size);
+}
+
+/* Rows that are not like others, in the place of the first token's.  x: of the ordinary ones. */
+static void check_rows(scene *s, const float *x, void *cache)
+{
+    static const struct {
+        const char *name;
+        float value; /* of one column; the others keep theirs, or are 0 with it */
+    } rows[] = { { "zeros", 0 }, { "outlier", 2000 }, { "NaN", NAN }, { "inf", -INFINITY } };
+    const size_t hid = (size_t)s->c->hid, bytes = hid * sizeof(float);
+    float *first = op_host(bytes), *got = op_host(s->n_x * sizeof *got);
+    float *want = op_host(s->n_x * sizeof *want);
+    char name[96];
+
+    memcpy(first, s->x_first, bytes);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t n_nan = 0;
+
+        memcpy(s->x_first, first, bytes);
+        if (rows[i].value == 0)
+            memset(s->x_first, 0, bytes);
+        s->x_first[5] = rows[i].value;
+        T_INT(run(s, 1, got, cache), 1);
+        T_TRUE(memcmp(got + hid, x + hid, (s->n_x - hid) * sizeof *x) == 0);
+        if (isfinite(rows[i].value)) {
+            run(s, 0, want, cache);
+            for (size_t k = 0; k < hid; k++) {
+                got[k] -= s->x_first[k]; /* what the layers added */
+                want[k] -= s->x_first[k];
+            }
+            snprintf(name, sizeof name, "x, %s", rows[i].name);
+            compare(s->c, name, got, want, hid, FMT_F32);
+            continue;
+        }
+        for (size_t k = 0; k < hid; k++)
+            n_nan += isnan(got[k]) ? 1u : 0u;
+        T_INT((int)n_nan, (int)hid);
+    }
+    memcpy(s->x_first, first, bytes);
+    q_free(first);
+    q_free(got);
+    q_free(want);
+}
+
 static void check(rt_backend *be, const step_case *c)
 {
     scene s;
@@ -365,6 +405,9 @@ static void check(rt_backend *be, const step_case *c)
         T_TRUE(memcmp(x, again, s.n_x * sizeof *x) == 0 && memcmp(kv, kv2, s.kv_bytes) == 0);
         if (strcmp(c->scheme, "w8a8") == 0)
             check_exact(&s, again, want, kv2);
+        else if (strcmp(c->scheme, "f16") != 0)
+            check_double(&s, again, kv2);
+        check_rows(&s, x, kv2);
         /* the first sequence beside shorter neighbours */
         for (int i = 0; i < c->n_seq; i++)
             other[i] = i == 0 ? c->past[0] : c->past[i] / 2;
