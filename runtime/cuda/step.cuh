@@ -110,6 +110,16 @@ static __device__ __forceinline__ uint4 step_scaled(const float4 x[2], float f, 
     return *(const uint4 *)v;
 }
 
+static __device__ __forceinline__ void step_load_held(float4 v[STEP_HELD][2], const float *x, int K)
+{
+#pragma unroll
+    for (int i = 0; i < 2 * STEP_HELD; i++) {
+        const int k = step_held(i / 2) + i % 2 * 4;
+
+        v[i / 2][i % 2] = k < K ? __ldcg((const float4 *)(x + k)) : make_float4(0, 0, 0, 0);
+    }
+}
+
 /* Tokens of the residual stream, normalized, into shared memory.  tmp: [4][STEP_WARPS]. */
 template <int S>
 static __device__ __forceinline__ void step_normalize(const step_x &xs, const step_args &a,
@@ -117,18 +127,19 @@ static __device__ __forceinline__ void step_normalize(const step_x &xs, const st
                                                       float x_scale, float *tmp)
 {
     const int warp = (int)threadIdx.x / 32, K = p.K;
+    float4 next[STEP_HELD][2]; /* the next token's, on their way */
 
+    step_load_held(next, a.x, K);
+#pragma unroll 1
     for (int t = 0; t < a.n_tok; t++) {
-        const float *x = a.x + (int64_t)t * K;
         float4 v[STEP_HELD][2];
         float sum = 0;
 
 #pragma unroll
-        for (int i = 0; i < 2 * STEP_HELD; i++) {
-            const int k = step_held(i / 2) + i % 2 * 4;
-
-            v[i / 2][i % 2] = k < K ? __ldcg((const float4 *)(x + k)) : make_float4(0, 0, 0, 0);
-        }
+        for (int i = 0; i < 2 * STEP_HELD; i++)
+            v[i / 2][i % 2] = next[i / 2][i % 2];
+        if (t + 1 < a.n_tok)
+            step_load_held(next, a.x + (int64_t)(t + 1) * K, K);
 #pragma unroll
         for (int i = 0; i < 2 * STEP_HELD; i++) {
             const float4 e = v[i / 2][i % 2];

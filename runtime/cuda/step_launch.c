@@ -40,7 +40,7 @@ static const step_scheme known[] = {
     { "w8", 8, 4, 0, 0, cu_step_w8 },
     { "w4", 4, 4, 0, 0, cu_step_w4 },
     { "w8a8", 16, 2, 24576, 0, cu_step_w8a8 },
-    { "w4g", 4, 2, 0, STEP_GROUPS, cu_step_w4g },
+    { "w4g", 4, 4, 0, STEP_GROUPS, cu_step_w4g },
 };
 
 static const step_scheme *scheme_of(const rt_weight *w) /* NULL: the kernel does not know it */
@@ -110,7 +110,7 @@ static int fit_shared(step_args *s, const step_scheme *f)
     const int bits = f->bits;
     const size_t hd = (size_t)s->hd, attn = 2 * 8 * (hd + 32) + 4 * 56 * (hd + 4);
     const size_t stage = STAGE_BYTES + (size_t)f->groups;
-    const size_t sums = sizeof(float) * STEP_UNITS * STEP_WARPS * 16 * (size_t)s->n_tok;
+    const size_t sums = 2 * sizeof(float) * STEP_UNITS * STEP_WARPS * 16 * (size_t)s->n_tok;
     const int normed = s->w[STEP_QKV].row_bytes / 128;
     const int other = wider(s->w[STEP_OUT].row_bytes, s->w[STEP_DOWN].row_bytes) / 128;
     size_t x = x_bytes(s, normed, bits), scratch, stages;

@@ -288,7 +288,8 @@ static __device__ __forceinline__ int step_thread(void)
 }
 
 /* A product, by the warps that compute.  out: of this thread in the first units, fetched earlier.
- *  sums: see step_store. */
+ * sums: two of what step_store wants, which take turns: who has nothing to store goes on to the
+ * next units, and nobody is two barriers ahead of who still reads. */
 template <int S>
 static __device__ __forceinline__ void step_multiply(ring *r, const step_product &a,
                                                      const step_x &x, step_out &out, char *sums)
@@ -298,11 +299,12 @@ static __device__ __forceinline__ void step_multiply(ring *r, const step_product
               end = step_from(units, (int)blockIdx.x + 1);
     const int cols = a.epi == RT_EPI_SILU_MUL ? 8 : 16, columns = a.row_bytes / 128;
     typedef typename step_form<S>::sum sum_t;
-    sum_t *sum = (sum_t *)sums;
+    int turn = 0;
 
 #pragma unroll 1
-    for (int u0 = begin; u0 < end; u0 += STEP_UNITS) {
+    for (int u0 = begin; u0 < end; u0 += STEP_UNITS, turn ^= 1) {
         const int n = min(STEP_UNITS, end - u0);
+        sum_t *sum = (sum_t *)sums + turn * STEP_UNITS * STEP_WARPS * 16 * a.M;
         sum_t d[STEP_UNITS][4];
 
 #pragma unroll
@@ -356,7 +358,6 @@ static __device__ __forceinline__ void step_multiply(ring *r, const step_product
             step_fetch(&out, a, u0, n, i);
             step_store(a, out, x, sum, u0, n, i);
         }
-        step_meet(); /* the next units overwrite the sums */
     }
 }
 #endif

@@ -239,7 +239,7 @@ static __device__ __forceinline__ void step_store(const step_product &a, const s
         ((__half *)a.y)[at] = cu_half(silu ? v[0] / (1.0f + __expf(-v[0])) * v[1] : v[0]);
 }
 
-#define STEP_BATCH 6 /* loads in flight of a thread that fetches x */
+#define STEP_BATCH 12 /* loads in flight of a thread that fetches x */
 
 static __device__ __forceinline__ step_x step_x_of(__half *shared, const __half *from,
                                                    const step_product &a, int bits, int window)
@@ -300,32 +300,28 @@ static __device__ __forceinline__ void step_gather(const step_x &x, const step_p
     const uint32_t per = 8 * step_form<S>::J; /* units of 8 values of a column */
     const uint32_t first = (uint32_t)c0 * per, whole = (uint32_t)a.K / 8;
     const uint32_t units = (uint32_t)min(x.window, a.row_bytes / 128 - c0) * per;
+    const float share = 1.0f / (float)units;
+    const uint4 *from = (const uint4 *)x.from + first;
 
 #pragma unroll 1
-    for (int t = 0; t < a.M; t++) {
-        const uint4 *from = (const uint4 *)(x.from + (int64_t)t * a.K) + first;
-        const uint32_t to = shared_at(x.shared) + (uint32_t)(2 * t * x.ld);
-
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < units; i += STEP_BATCH * 32 * STEP_WARPS) {
-            uint4 v[STEP_BATCH];
+    for (uint32_t i = threadIdx.x; i < (uint32_t)a.M * units; i += STEP_BATCH * 32 * STEP_WARPS) {
+        uint4 v[STEP_BATCH];
+        uint32_t to[STEP_BATCH];
 
 #pragma unroll
-            for (int e = 0; e < STEP_BATCH; e++) {
-                const uint32_t at = i + e * 32 * STEP_WARPS;
+        for (int e = 0; e < STEP_BATCH; e++) {
+            const uint32_t all = i + e * 32 * STEP_WARPS;
+            const uint32_t t = (uint32_t)(((float)all + 0.5f) * share), at = all - t * units;
 
-                v[e] = make_uint4(0, 0, 0, 0);
-                if (at < units && first + at < whole)
-                    v[e] = __ldcg(from + at);
-            }
-#pragma unroll
-            for (int e = 0; e < STEP_BATCH; e++) {
-                const uint32_t at = i + e * 32 * STEP_WARPS;
-
-                if (at < units)
-                    store_shared(to + 16 * at, step_arranged<S>(v[e]));
-            }
+            v[e] = make_uint4(0, 0, 0, 0);
+            to[e] = 2 * t * (uint32_t)x.ld + 16 * at;
+            if (t < (uint32_t)a.M && first + at < whole)
+                v[e] = __ldcg(from + t * whole + at);
         }
+#pragma unroll
+        for (int e = 0; e < STEP_BATCH; e++)
+            if (i + e * 32 * STEP_WARPS < (uint32_t)a.M * units)
+                store_shared(shared_at(x.shared) + to[e], step_arranged<S>(v[e]));
     }
 }
 #endif

@@ -82,7 +82,7 @@ static const step_case cases[] = {
     { "w4g, zero 8", "w4g", W4G(5632), 0, 0, 0, 1, 1, { 31 }, .group = 128, .sym = 1 },
     { "w4g, wide", "w4g", WIDE_G(16), 1, 0, 0, 1, 1, { 300 }, .group = 128 },
     { "w4g, gqa 7, int8 cache", "w4g", GQA7_G, 1, 0, 0, 1, 2, { 700, 64 }, 1, .group = 128 },
-    { "w4g, 3 sequences", "w4g", W4G(768), 0, 0, 0, 0, 3, { 9, 100, 0 }, .group = 128 },
+    { "w4g, 4 sequences", "w4g", W4G(768), 0, 0, 0, 1, 4, { 9, 100, 0, 700 }, .group = 128 },
     { "w4g, ffn of odd groups", "w4g", W4G(1408), 0, 0, 0, 0, 1, { 5 }, .group = 128 },
     { "w4g, groups of 64", "w4g", W4G(768), 1, 0, 0, 0, 1, { 5 }, .group = 64 },
     { "w4g, groups of 32", "w4g", W4G(768), 1, 0, 0, 0, 1, { 5 }, .group = 32 },
