@@ -24,7 +24,7 @@
  * and cp.async.bulk.tensor. */
 #include "runtime/cuda/cu_map.h"
 #include "runtime/cuda/cu_w8a8.h"
-#include "runtime/cuda/wgmma_s8.cuh"
+#include "runtime/cuda/wgmma.cuh"
 
 #define BLOCK_M 128 /* tokens of a block */
 #define BOX     128 /* rows of W of a box; two make a tile */

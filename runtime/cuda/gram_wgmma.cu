@@ -21,7 +21,7 @@
  * bits.  Source: PTX ISA, wgmma, its matrix descriptor and shared memory layouts. */
 #include "runtime/cuda/cu_map.h"
 #include "runtime/cuda/cu_quant.h"
-#include "runtime/cuda/wgmma_s8.cuh"
+#include "runtime/cuda/wgmma.cuh"
 
 #define BOX     64 /* rows and columns of X */
 #define BYTES   (BOX * BOX * 2)
@@ -56,39 +56,6 @@ static __device__ __forceinline__ uint64_t turned(uint32_t at)
 {
     return (uint64_t)(at >> 4 & 0x3fff) | (uint64_t)(BYTES >> 4) << 16 |
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-
-/* 8 sums, as operands */
-#define SUMS8(i)                                                                                   \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
-        "+f"(d[i + 6]), "+f"(d[i + 7])
-
-/* d = (add ? d : 0) + a' b: 64 x 256 sums of 16 products, laid out as those of wgmma_s8. */
-static __device__ __forceinline__ void wgmma_f16(float d[128], uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %130, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, "
-                 "%8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, "
-                 "%24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, "
-                 "%40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, "
-                 "%56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, "
-                 "%72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, "
-                 "%88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, "
-                 "%104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, "
-                 "%120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, p, 1, 1, 1, 1;\n\t}"
-                 : SUMS8(0), SUMS8(8), SUMS8(16), SUMS8(24), SUMS8(32), SUMS8(40), SUMS8(48),
-                   SUMS8(56), SUMS8(64), SUMS8(72), SUMS8(80), SUMS8(88), SUMS8(96), SUMS8(104),
-                   SUMS8(112), SUMS8(120)
-                 : "l"(a), "l"(b), "r"(add));
 }
 
 typedef struct ring {

@@ -6,7 +6,7 @@
 #ifndef WGMMA_FEW_CUH
 #define WGMMA_FEW_CUH
 
-#include "runtime/cuda/wgmma_s8.cuh"
+#include "runtime/cuda/wgmma.cuh"
 
 /* tokens at `at`, an address of shared memory */
 template <int NT> static __device__ __forceinline__ uint64_t few_operand(uint32_t at)
@@ -34,19 +34,17 @@ template <int NT> static __device__ __forceinline__ uint64_t few_operand(uint32_
                  : out                                                                             \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1))
 
-#define FEW_F32(v) "+f"(v)
-#define FEW_S32(v) "+r"(v)
-
 /* products of halves; at most 16 of k */
 template <int NT>
 static __device__ __forceinline__ void few_mma(float d[NT][4], const uint32_t a[4], uint64_t b)
 {
     if constexpr (NT == 2)
-        FEW_ASM("%13", "m64n16k16.f32.f16.f16", FEW_D8, FEW_A8, ", 1, 1, 0", FEW_R8(FEW_F32, 0));
+        FEW_ASM("%13", "m64n16k16.f32.f16.f16", FEW_D8, FEW_A8, ", 1, 1, 0", FEW_R8(WGMMA_F32, 0));
     else if constexpr (NT == 4)
-        FEW_ASM("%21", "m64n32k16.f32.f16.f16", FEW_D16, FEW_A16, ", 1, 1, 0", FEW_R16(FEW_F32, 0));
+        FEW_ASM("%21", "m64n32k16.f32.f16.f16", FEW_D16, FEW_A16, ", 1, 1, 0",
+                FEW_R16(WGMMA_F32, 0));
     else
-        FEW_ASM("%37", "m64n64k16.f32.f16.f16", FEW_D32, FEW_A32, ", 1, 1, 0", FEW_R32(FEW_F32));
+        FEW_ASM("%37", "m64n64k16.f32.f16.f16", FEW_D32, FEW_A32, ", 1, 1, 0", FEW_R32(WGMMA_F32));
 }
 
 /* products of bytes; 32 of k */
@@ -54,11 +52,11 @@ template <int NT>
 static __device__ __forceinline__ void few_mma(int32_t d[NT][4], const uint32_t a[4], uint64_t b)
 {
     if constexpr (NT == 2)
-        FEW_ASM("%13", "m64n16k32.s32.s8.s8", FEW_D8, FEW_A8, "", FEW_R8(FEW_S32, 0));
+        FEW_ASM("%13", "m64n16k32.s32.s8.s8", FEW_D8, FEW_A8, "", FEW_R8(WGMMA_S32, 0));
     else if constexpr (NT == 4)
-        FEW_ASM("%21", "m64n32k32.s32.s8.s8", FEW_D16, FEW_A16, "", FEW_R16(FEW_S32, 0));
+        FEW_ASM("%21", "m64n32k32.s32.s8.s8", FEW_D16, FEW_A16, "", FEW_R16(WGMMA_S32, 0));
     else
-        FEW_ASM("%37", "m64n64k32.s32.s8.s8", FEW_D32, FEW_A32, "", FEW_R32(FEW_S32));
+        FEW_ASM("%37", "m64n64k32.s32.s8.s8", FEW_D32, FEW_A32, "", FEW_R32(WGMMA_S32));
 }
 
 #endif

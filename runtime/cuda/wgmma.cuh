@@ -1,7 +1,18 @@
-/* PTX of sm_90 that the w8a8 product uses, a function each: barriers in shared memory, copies by
- * the copy engine, clusters, and wgmma on bytes.  Addresses are 32-bit ones of shared memory. */
-#ifndef WGMMA_S8_CUH
-#define WGMMA_S8_CUH
+/* PTX of sm_90 that products fed by the copy engine use, a function each: clusters, barriers in
+ * shared memory, copies, and wgmma on halves and on bytes with both factors in shared memory
+ * (wgmma_few.cuh has the weights in registers).
+ *
+ * Addresses are 32-bit ones of shared memory.  wgmma goes on by itself, so its calls come as
+ *
+ *     wgmma_begin();
+ *     wgmma_s8(d, a, b, add);     any number, of one kind
+ *     wgmma_end();
+ *     wgmma_wait<n>();            all but the last n of these are done; d may be read after n = 0
+ *
+ * Callable where the code is built for sm_90a.  Source: PTX ISA, barrier.cluster, mbarrier,
+ * cp.async.bulk.tensor, wgmma and its matrix descriptor. */
+#ifndef WGMMA_CUH
+#define WGMMA_CUH
 
 #include "runtime/cuda/cu_device.cuh"
 
@@ -151,41 +162,59 @@ static __device__ __forceinline__ uint64_t operand(uint32_t at)
            (uint64_t)1 << 62;
 }
 
-/* 8 registers of the sums, as names and as operands */
-#define W_OUT8(i)                                                                                  \
-    "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]),    \
-        "+r"(d[i + 6]), "+r"(d[i + 7])
+/* The 128 sums d of a thread: their places in the text, and as operands, each by c. */
+#define WGMMA_PLACES                                                                               \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, "                                                            \
+    "%8, %9, %10, %11, %12, %13, %14, %15, "                                                       \
+    "%16, %17, %18, %19, %20, %21, %22, %23, "                                                     \
+    "%24, %25, %26, %27, %28, %29, %30, %31, "                                                     \
+    "%32, %33, %34, %35, %36, %37, %38, %39, "                                                     \
+    "%40, %41, %42, %43, %44, %45, %46, %47, "                                                     \
+    "%48, %49, %50, %51, %52, %53, %54, %55, "                                                     \
+    "%56, %57, %58, %59, %60, %61, %62, %63, "                                                     \
+    "%64, %65, %66, %67, %68, %69, %70, %71, "                                                     \
+    "%72, %73, %74, %75, %76, %77, %78, %79, "                                                     \
+    "%80, %81, %82, %83, %84, %85, %86, %87, "                                                     \
+    "%88, %89, %90, %91, %92, %93, %94, %95, "                                                     \
+    "%96, %97, %98, %99, %100, %101, %102, %103, "                                                 \
+    "%104, %105, %106, %107, %108, %109, %110, %111, "                                             \
+    "%112, %113, %114, %115, %116, %117, %118, %119, "                                             \
+    "%120, %121, %122, %123, %124, %125, %126, %127}"
+#define WGMMA_D8(c, i)                                                                             \
+    c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3]), c(d[i + 4]), c(d[i + 5]), c(d[i + 6]),         \
+        c(d[i + 7])
+#define WGMMA_D32(c, i) WGMMA_D8(c, i), WGMMA_D8(c, i + 8), WGMMA_D8(c, i + 16), WGMMA_D8(c, i + 24)
+#define WGMMA_D128(c)   WGMMA_D32(c, 0), WGMMA_D32(c, 32), WGMMA_D32(c, 64), WGMMA_D32(c, 96)
 
-/* d = (add ? d : 0) + a b': 64 x 256 sums of 32 products.  Lane l of warp w has the rows
- * 16 w + l / 4 and + 8: d[4 j + {0, 1}] are columns 8 j + 2 (l % 4), + 1 of the first, {2, 3} of
- * the second. */
-static __device__ __forceinline__ void wgmma_s8(int32_t d[128], uint64_t a, uint64_t b, int add)
+/* what a sum is */
+#define WGMMA_F32(v) "+f"(v)
+#define WGMMA_S32(v) "+r"(v)
+
+#define WGMMA_ASM(shape, tail, sum)                                                                \
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %130, 0;\n\t"                               \
+                 "wgmma.mma_async.sync.aligned." shape " " WGMMA_PLACES ", %128, %129, p" tail     \
+                 ";\n\t}"                                                                          \
+                 : WGMMA_D128(sum)                                                                 \
+                 : "l"(a), "l"(b), "r"(add))
+
+/* d = (add ? d : 0) + a' b: 64 x 256 sums of 16 products, of factors with M or N innermost.  Lane l
+ * of warp w has the rows 16 w + l / 4 and + 8: d[4 j + {0, 1}] are columns 8 j + 2 (l % 4), + 1 of
+ * the first, {2, 3} of the second. */
+static __device__ __forceinline__ void wgmma_f16(float d[128], uint64_t a, uint64_t b, int add)
 {
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %130, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, "
-                 "%8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, "
-                 "%24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, "
-                 "%40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, "
-                 "%56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, "
-                 "%72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, "
-                 "%88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, "
-                 "%104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, "
-                 "%120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, p;\n\t}"
-                 : W_OUT8(0), W_OUT8(8), W_OUT8(16), W_OUT8(24), W_OUT8(32), W_OUT8(40), W_OUT8(48),
-                   W_OUT8(56), W_OUT8(64), W_OUT8(72), W_OUT8(80), W_OUT8(88), W_OUT8(96),
-                   W_OUT8(104), W_OUT8(112), W_OUT8(120)
-                 : "l"(a), "l"(b), "r"(add));
+    WGMMA_ASM("m64n256k16.f32.f16.f16", ", 1, 1, 1, 1", WGMMA_F32);
 }
 
-#undef W_OUT8
+/* d = (add ? d : 0) + a b': 64 x 256 sums of 32 products, laid out as those of wgmma_f16. */
+static __device__ __forceinline__ void wgmma_s8(int32_t d[128], uint64_t a, uint64_t b, int add)
+{
+    WGMMA_ASM("m64n256k32.s32.s8.s8", "", WGMMA_S32);
+}
+
+#undef WGMMA_ASM
+#undef WGMMA_D128
+#undef WGMMA_D32
+#undef WGMMA_D8
+#undef WGMMA_PLACES
 
 #endif
