@@ -75,7 +75,7 @@ q_status cal_factors_open(cal_factors *f, const char *path, const fmt_model *m, 
 {
     q_status st = Q_OK;
     fmt_h5 *h = NULL;
-    int whole;
+    int whole, yes;
 
     memset(f, 0, sizeof *f);
     f->layers = m->layers;
@@ -85,7 +85,8 @@ q_status cal_factors_open(cal_factors *f, const char *path, const fmt_model *m, 
     Q_TRY(read_origin(f, m, err));
     Q_TRY(fmt_h5_verify(path, &whole, err));
     Q_TRY(fmt_h5_open(&h, path, err));
-    if (!fmt_h5_has(h, "/factors"))
+    Q_TRY(fmt_h5_has(h, "/factors", &yes, err));
+    if (!yes)
         Q_FAIL(err, Q_EFORMAT,
                "%s: holds no factors: use an archive as qwen-awq or qwen-gptq --pre-scale of this "
                "version writes it",

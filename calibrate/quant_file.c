@@ -172,10 +172,16 @@ out:
 static q_status get_floats(const fmt_h5 *h, fmt_role role, const char *which, int ndim,
                            const int64_t *shape, float *out, q_err *err)
 {
+    q_status st = Q_OK;
     char name[FMT_H5_NAME];
+    int yes;
 
     name_of(name, role, which);
-    return fmt_h5_has(h, name) ? fmt_h5_read(h, name, FMT_F32, ndim, shape, out, err) : Q_OK;
+    Q_TRY(fmt_h5_has(h, name, &yes, err));
+    if (yes)
+        Q_TRY(fmt_h5_read(h, name, FMT_F32, ndim, shape, out, err));
+out:
+    return st;
 }
 
 static q_status get_stat(cal_quant_stat *s, const fmt_h5 *h, fmt_role role, const fmt_model *m,
@@ -281,11 +287,13 @@ static q_status read_floats(float **out, const char *path, fmt_role role, const 
     fmt_h5 *h = NULL;
     float *v = NULL;
     char name[FMT_H5_NAME];
+    int yes;
 
     *out = NULL;
     name_of(name, role, which);
     Q_TRY(fmt_h5_open(&h, path, err));
-    if (!fmt_h5_has(h, name))
+    Q_TRY(fmt_h5_has(h, name, &yes, err));
+    if (!yes)
         goto out;
     if (!(v = q_malloc((size_t)n * sizeof *v)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %lld values", path, (long long)n);

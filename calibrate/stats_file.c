@@ -81,7 +81,8 @@ static q_status get_layer(const fmt_h5 *h, const char *path, const char *base, c
     name_of(name, base, "k", "");
     Q_TRY(get(h, path, name, 2, (int64_t[]){ m->n_kv, m->hd }, r->k, err));
     name_of(name, base, "alpha", "");
-    if ((r->searched = fmt_h5_has(h, name))) {
+    Q_TRY(fmt_h5_has(h, name, &r->searched, err));
+    if (r->searched) {
         float alpha[QNT_SMOOTHED];
 
         Q_TRY(get(h, path, name, 1, (int64_t[]){ QNT_SMOOTHED }, alpha, err));

@@ -131,9 +131,11 @@ static q_status on_tensor(void *self, const char *member, q_err *err)
     const walk *w = self;
     char path[FMT_H5_NAME];
     walk in = { .a = w->a, .h = w->h, .group = path, .module = member };
+    int group;
 
     Q_TRY(path_of(path, w, member, err));
-    if (!fmt_h5_is_group(w->h, path)) {
+    Q_TRY(fmt_h5_is_group(w->h, path, &group, err));
+    if (!group) {
         Q_TRY(add_tensor(&in, path, member, err));
         goto out;
     }
@@ -176,9 +178,11 @@ static q_status on_file(void *self, const char *member, q_err *err)
     walk *w = self;
     char path[FMT_H5_NAME];
     fmt_arch_entry *e = NULL;
+    int group;
 
     Q_TRY(path_of(path, w, member, err));
-    if (fmt_h5_is_group(w->h, path)) {
+    Q_TRY(fmt_h5_is_group(w->h, path, &group, err));
+    if (group) {
         if (strcmp(path, "/meta/tokenizer") != 0)
             Q_FAIL(err, Q_EFORMAT, "%s: '%s' is a group, wanted a file", w->a->path, path);
         Q_TRY(
@@ -201,8 +205,10 @@ static q_status check_format(const fmt_h5 *h, const char *path, q_err *err)
     q_status st = Q_OK;
     char format[64];
     int64_t version = 0;
+    int yes;
 
-    if (fmt_h5_get_str(h, "/", "format", format, sizeof format, NULL) != Q_OK ||
+    Q_TRY(fmt_h5_has_attr(h, "/", "format", &yes, err)); /* a damaged file is not a foreign one */
+    if (!yes || fmt_h5_get_str(h, "/", "format", format, sizeof format, NULL) != Q_OK ||
         strcmp(format, FMT_ARCH_FORMAT) != 0)
         Q_FAIL(err, Q_EFORMAT,
                "%s: is HDF5, but no model archive: its attribute 'format' is not '%s'", path,
@@ -221,6 +227,7 @@ q_status fmt_arch_walk(fmt_arch *a, q_err *err)
     q_status st = Q_OK;
     fmt_h5 *h = NULL;
     walk w = { 0 };
+    int kv;
 
     Q_TRY(fmt_h5_open(&h, a->path, err));
     Q_TRY(check_format(h, a->path, err));
@@ -229,7 +236,8 @@ q_status fmt_arch_walk(fmt_arch *a, q_err *err)
     w.group = "/tensors";
     Q_TRY(fmt_h5_each(h, "/tensors", on_tensor, &w, err));
     w.group = "/kv";
-    if (fmt_h5_has(h, "/kv"))
+    Q_TRY(fmt_h5_has(h, "/kv", &kv, err));
+    if (kv)
         Q_TRY(fmt_h5_each(h, "/kv", on_kv_layer, &w, err));
 out:
     fmt_h5_close(h);

@@ -193,37 +193,86 @@ void fmt_h5_close(fmt_h5 *h)
     q_free(h);
 }
 
+/* ---- what is there ---------------------------------------------------------------------------
+ */
+
+#define DAMAGED "cannot be looked up, the file is damaged: fetch it again, or make it anew"
+
 /* H5Lexists wants every step of the way to exist. */
-int fmt_h5_has(const fmt_h5 *h, const char *name)
+q_status fmt_h5_has(const fmt_h5 *h, const char *name, int *yes, q_err *err)
 {
+    q_status st = Q_OK;
     char part[FMT_H5_NAME];
+    const char *p = name;
 
+    *yes = 1;
     if (strcmp(name, "/") == 0)
-        return 1;
-    if (fmt_h5_check_name(h->path, name, NULL) != Q_OK)
-        return 0;
-    for (const char *p = strchr(name + 1, '/');; p = strchr(p + 1, '/')) {
-        const size_t n = p ? (size_t)(p - name) : strlen(name);
+        return Q_OK;
+    Q_TRY(fmt_h5_check_name(h->path, name, err));
+    while (*yes && p) {
+        size_t n;
+        htri_t found;
 
+        p = strchr(p + 1, '/');
+        n = p ? (size_t)(p - name) : strlen(name);
         memcpy(part, name, n);
         part[n] = '\0';
-        if (H5Lexists(h->file, part, H5P_DEFAULT) <= 0)
-            return 0;
-        if (!p)
-            return 1;
+        found = H5Lexists(h->file, part, H5P_DEFAULT);
+        if (found < 0)
+            Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, DAMAGED));
+        *yes = found > 0;
     }
+out:
+    return st;
+}
+
+q_status fmt_h5_has_attr(const fmt_h5 *h, const char *name, const char *key, int *yes, q_err *err)
+{
+    q_status st = Q_OK;
+    htri_t found;
+
+    Q_TRY(fmt_h5_has(h, name, yes, err));
+    if (!*yes)
+        goto out;
+    found = H5Aexists_by_name(h->file, name, key, H5P_DEFAULT);
+    if (found < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, "its attributes: " DAMAGED));
+    *yes = found > 0;
+out:
+    return st;
+}
+
+q_status fmt_h5_is_group(const fmt_h5 *h, const char *name, int *yes, q_err *err)
+{
+    q_status st = Q_OK;
+    H5O_info_t info;
+
+    Q_TRY(fmt_h5_has(h, name, yes, err));
+    if (!*yes)
+        goto out;
+    if (H5Oget_info_by_name(h->file, name, &info, H5P_DEFAULT) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, DAMAGED));
+    *yes = info.type == H5O_TYPE_GROUP;
+out:
+    return st;
 }
 
 /* Only links inside the file: others could name any file of the machine. */
 static q_status check_link(const fmt_h5 *h, const char *name, q_err *err)
 {
+    q_status st = Q_OK;
     H5L_info_t info;
+    int yes;
 
-    if (!fmt_h5_has(h, name))
-        return q_fail(err, Q_EFORMAT, "%s: '%s' is missing", h->path, name);
-    if (H5Lget_info(h->file, name, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD)
-        return q_fail(err, Q_EFORMAT, "%s: '%s' is a link: refused", h->path, name);
-    return Q_OK;
+    Q_TRY(fmt_h5_has(h, name, &yes, err));
+    if (!yes)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is missing", h->path, name);
+    if (H5Lget_info(h->file, name, &info, H5P_DEFAULT) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, DAMAGED));
+    if (info.type != H5L_TYPE_HARD)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is a link: refused", h->path, name);
+out:
+    return st;
 }
 
 q_status fmt_h5_open_set(hid_t *set, const fmt_h5 *h, const char *name, q_err *err)
@@ -269,6 +318,7 @@ static q_status stat_set(const fmt_h5 *h, hid_t set, const char *name, fmt_h5_in
     hsize_t dims[H5S_MAX_RANK];
     char dtype[32];
     size_t bytes;
+    int tagged = 0;
 
     memset(out, 0, sizeof *out);
     if (type < 0 || space < 0 || !type_of(type, &out->dtype))
@@ -285,7 +335,9 @@ static q_status stat_set(const fmt_h5 *h, hid_t set, const char *name, fmt_h5_in
         out->shape[i] = (int64_t)dims[i];
     }
     out->bytes = bytes;
-    if (out->dtype == FMT_U16 && H5Aexists(set, "dtype") > 0) {
+    if (out->dtype == FMT_U16)
+        Q_TRY(fmt_h5_has_attr(h, name, "dtype", &tagged, err));
+    if (tagged) {
         Q_TRY(fmt_h5_get_str(h, name, "dtype", dtype, sizeof dtype, err));
         if (strcmp(dtype, "bfloat16") == 0)
             out->dtype = FMT_BF16;
@@ -309,14 +361,6 @@ out:
     if (set >= 0)
         H5Dclose(set);
     return st;
-}
-
-int fmt_h5_is_group(const fmt_h5 *h, const char *name)
-{
-    H5O_info_t info;
-
-    return fmt_h5_has(h, name) && H5Oget_info_by_name(h->file, name, &info, H5P_DEFAULT) >= 0 &&
-           info.type == H5O_TYPE_GROUP;
 }
 
 q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint64_t *bytes,
@@ -374,15 +418,18 @@ out:
 static q_status open_attr(hid_t *attr, const fmt_h5 *h, const char *name, const char *key,
                           q_err *err)
 {
+    q_status st = Q_OK;
+    int yes;
+
     *attr = -1;
-    H5Eclear2(H5E_DEFAULT);
-    if (fmt_h5_has(h, name) && H5Aexists_by_name(h->file, name, key, H5P_DEFAULT) > 0)
-        *attr = H5Aopen_by_name(h->file, name, key, H5P_DEFAULT, H5P_DEFAULT);
-    if (*attr >= 0)
-        return Q_OK;
-    if (H5Eget_num(H5E_DEFAULT) > 0) /* nobody knows whether it is there */
-        return fmt_h5_fail(err, Q_EFORMAT, h->path, name, "cannot read its attributes");
-    return q_fail(err, Q_EFORMAT, "%s: '%s' has no attribute '%s'", h->path, name, key);
+    Q_TRY(fmt_h5_has_attr(h, name, key, &yes, err));
+    if (!yes)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has no attribute '%s'", h->path, name, key);
+    *attr = H5Aopen_by_name(h->file, name, key, H5P_DEFAULT, H5P_DEFAULT);
+    if (*attr < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EFORMAT, h->path, name, "cannot read its attributes"));
+out:
+    return st;
 }
 
 /* One value of a numeric attribute into *v of the memory type. */

@@ -66,7 +66,11 @@ void fmt_h5w_close(fmt_h5w *w); /* without a commit nothing is left */
 q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err);
 void fmt_h5_close(fmt_h5 *h);
 int fmt_h5_is_file(const char *path); /* 1: a regular file with the signature of HDF5 */
-int fmt_h5_has(const fmt_h5 *h, const char *name); /* a dataset or group of this name */
+/* *yes: there is a dataset or group of this name; an attribute of one that is there; it is a group.
+ * What cannot be looked up in a damaged file is an error, never absent. */
+q_status fmt_h5_has(const fmt_h5 *h, const char *name, int *yes, q_err *err);
+q_status fmt_h5_has_attr(const fmt_h5 *h, const char *name, const char *key, int *yes, q_err *err);
+q_status fmt_h5_is_group(const fmt_h5 *h, const char *name, int *yes, q_err *err);
 typedef struct fmt_h5_info {
     fmt_dtype dtype;
     int ndim;
@@ -74,7 +78,6 @@ typedef struct fmt_h5_info {
     uint64_t bytes;
 } fmt_h5_info;
 q_status fmt_h5_stat(const fmt_h5 *h, const char *name, fmt_h5_info *out, q_err *err);
-int fmt_h5_is_group(const fmt_h5 *h, const char *name);
 /* Where the bytes of a dataset of any type lie in the file, for reading them without the library.
  * Errors: Q_EFORMAT (chunked or compressed: it has no one place). */
 q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint64_t *bytes,

@@ -36,8 +36,10 @@ q_status fmt_h5_each(const fmt_h5 *h, const char *group,
     hid_t g = -1;
     hsize_t at = 0;
     herr_t rc;
+    int yes;
 
-    if (!fmt_h5_has(h, group) || (g = H5Gopen2(h->file, group, H5P_DEFAULT)) < 0)
+    Q_TRY(fmt_h5_has(h, group, &yes, err));
+    if (!yes || (g = H5Gopen2(h->file, group, H5P_DEFAULT)) < 0)
         Q_FAIL(err, Q_EFORMAT, "%s: '%s' is no group", h->path, group);
     rc = H5Literate(g, H5_INDEX_CRT_ORDER, H5_ITER_INC, &at, visit, &w);
     if (rc < 0 && at == 0) /* of another program, without that order */
@@ -185,9 +187,11 @@ static q_status check_root(const fmt_h5 *h, q_sha256 *root, q_err *err)
 {
     q_status st = Q_OK;
     char want[FMT_H5_HEX], got[FMT_H5_HEX];
+    int yes;
 
-    if (H5Aexists_by_name(h->file, "/", FMT_H5_ROOT, H5P_DEFAULT) <= 0)
-        return Q_OK;
+    Q_TRY(fmt_h5_has_attr(h, "/", FMT_H5_ROOT, &yes, err));
+    if (!yes)
+        goto out;
     Q_TRY(fmt_h5_get_str(h, "/", FMT_H5_ROOT, want, sizeof want, err));
     fmt_h5_root_hex(got, root);
     if (strcmp(got, want) != 0)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/apart.h"
 #include "formats/base/q_file.h"
 #include "formats/h5file.h"
 #include "tests/t.h"
@@ -65,6 +66,12 @@ static q_status join(void *self, const char *member, q_err *err)
     return Q_OK;
 }
 
+static const struct {
+    const char *name;
+    int has, group;
+} there[] = { { "/", 1, 1 },      { "/a/b", 1, 1 }, { "/a/b/f32", 1, 0 },
+              { "/a/b/c", 0, 0 }, { "/x/y", 0, 0 }, { "/meta/config.json", 1, 0 } };
+
 static void t_round_trip(void)
 {
     q_err err = { 0 };
@@ -76,7 +83,7 @@ static void t_round_trip(void)
     int32_t i[3];
     int64_t n = 0;
     double alpha = 0;
-    int whole = 0;
+    int whole = 0, yes = 0;
 
     write_file(path, 0);
     T_OK(fmt_h5_open(&h, path, &err), err);
@@ -105,9 +112,18 @@ static void t_round_trip(void)
     text[0] = '\0';
     T_OK(fmt_h5_each(h, "/", join, text, &err), err);
     T_STR(text, "a i32 none meta "); /* as they were made */
-    T_INT(fmt_h5_has(h, "/a/b"), 1);
-    T_INT(fmt_h5_has(h, "/a/b/c"), 0);
-    T_INT(fmt_h5_has(h, "/x/y"), 0);
+    for (size_t k = 0; k < sizeof there / sizeof there[0]; k++) {
+        T_OK(fmt_h5_has(h, there[k].name, &yes, &err), err);
+        T_INT(yes, there[k].has);
+        T_OK(fmt_h5_is_group(h, there[k].name, &yes, &err), err);
+        T_INT(yes, there[k].group);
+    }
+    T_OK(fmt_h5_has_attr(h, "/a", "n", &yes, &err), err);
+    T_INT(yes, 1);
+    T_OK(fmt_h5_has_attr(h, "/a", "m", &yes, &err), err);
+    T_INT(yes, 0);
+    T_OK(fmt_h5_has_attr(h, "/x", "n", &yes, &err), err);
+    T_INT(yes, 0);
     fmt_h5_close(h);
     T_OK(fmt_h5_verify(path, &whole, &err), err);
     T_INT(whole, 1);
@@ -157,6 +173,71 @@ static void t_every_flip(void)
         b.data[i] = was;
     }
     q_buf_free(&b);
+    q_free(path);
+}
+
+/* Without waiting for the disk. */
+static void put_raw(const char *path, const q_buf *b)
+{
+    FILE *f = fopen(path, "wb");
+
+    T_TRUE(f && fwrite(b->data, 1, b->size, f) == b->size && fclose(f) == 0);
+}
+
+/* In a process of its own: *out tells how the questions of `there` were answered. */
+static q_status ask(void *self, q_buf *out, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_h5 *h = NULL;
+    int yes[3];
+
+    Q_TRY(fmt_h5_open(&h, self, err));
+    for (size_t k = 0; k < sizeof there / sizeof there[0]; k++) {
+        Q_TRY(fmt_h5_has(h, there[k].name, &yes[0], err));
+        Q_TRY(fmt_h5_is_group(h, there[k].name, &yes[1], err));
+        Q_TRY(q_buf_put(out, yes, 2 * sizeof yes[0], err));
+    }
+    Q_TRY(fmt_h5_has_attr(h, "/a", "n", &yes[0], err));
+    Q_TRY(fmt_h5_has_attr(h, "/a/b/f32", "alpha", &yes[1], err));
+    Q_TRY(fmt_h5_has_attr(h, "/", "format", &yes[2], err));
+    Q_TRY(q_buf_put(out, yes, sizeof yes, err));
+out:
+    fmt_h5_close(h);
+    return st;
+}
+
+/* One bit in every byte in turn: the answers are those of the whole file, or an error that names
+ * the file; what is there is never absent. */
+static void t_damaged_is_not_absent(void)
+{
+    q_err err = { 0 };
+    char *path = path_of("damaged.h5");
+    q_buf b = { 0 }, want = { 0 }, got = { 0 };
+    int refused = 0, told = 0;
+
+    write_file(path, 0);
+    T_OK(fmt_apart(&want, path, ask, path, &err), err);
+    T_OK(q_file_slurp(&b, path, 1 << 20, &err), err);
+    for (size_t i = 0; i < b.size; i += i < 64 ? 1 : 13) {
+        const char was = b.data[i];
+
+        b.data[i] = (char)(was ^ (1 << i % 8));
+        put_raw(path, &b);
+        if (fmt_apart(&got, path, ask, path, &err) != Q_OK) {
+            T_TRUE(strstr(err.msg, "damaged.h5") != NULL);
+            told += strstr(err.msg, "cannot be looked up, the file is damaged: fetch") != NULL;
+            refused++;
+        } else if (got.size != want.size || memcmp(got.data, want.data, want.size) != 0) {
+            t_fail(__FILE__, __LINE__, "bit %d of byte %zu changes what is there", (int)(i % 8), i);
+        }
+        err = (q_err){ 0 };
+        b.data[i] = was;
+    }
+    printf("# %d refused, %d of them when asked for a name\n", refused, told);
+    T_TRUE(told > 20);
+    q_buf_free(&b);
+    q_buf_free(&want);
+    q_buf_free(&got);
     q_free(path);
 }
 
@@ -305,8 +386,15 @@ static void t_large(void)
     q_free(path);
 }
 
-static const t_case cases[] = { T(t_round_trip), T(t_same_bytes), T(t_every_flip), T(t_rewritten),
-                                T(t_refused),    T(t_cut_short),  T(t_large),      { 0 } };
+static const t_case cases[] = { T(t_round_trip),
+                                T(t_same_bytes),
+                                T(t_every_flip),
+                                T(t_damaged_is_not_absent),
+                                T(t_rewritten),
+                                T(t_refused),
+                                T(t_cut_short),
+                                T(t_large),
+                                { 0 } };
 
 int main(int argc, char **argv)
 {
