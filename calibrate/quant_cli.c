@@ -270,7 +270,6 @@ int cal_quant_main(cal_quant_cli *o, q_cli *cli, const struct argp *argp, int ar
     if (st == Q_OK && cal_ranks_work(o->run.comm, !o->rtn && !o->dry_run))
         st = o->dry_run ? dry_run(o, cli, &err) : run(o, cli, stop, write, &err);
     if (st == Q_ECANCEL)
-        q_log_warn(&cli->log, "continue with the same command: %s.job keeps what is done",
-                   o->output);
+        q_cli_tell_resume(cli, o->output);
     return cal_ranks_exit(o->run.comm, cli, st, &err);
 }

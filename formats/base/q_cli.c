@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "formats/base/q_file.h"
+
 const char *argp_program_version = "qwenkit " Q_VERSION;
 const char *argp_program_bug_address = "the issue tracker of qwenkit";
 
@@ -93,6 +95,7 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
     else
         c->log.progress = tty ? 2 : 1;
     c->ranks = started_ranks();
+    c->argv = argv;
     if (c->ranks > 1 && !c->several)
         return q_fail(
             err, Q_EUNSUPPORTED,
@@ -120,6 +123,42 @@ const volatile sig_atomic_t *q_cli_catch_signals(void)
             sigaction(sigs[i], &sa, NULL);
     signal(SIGXFSZ, SIG_IGN);
     return &stop;
+}
+
+/* A word of a command as a shell reads it back. */
+static void put_word(const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "@%+=:,./_-";
+
+    if (*word && word[strspn(word, plain)] == '\0') {
+        fprintf(stderr, " %s", word);
+        return;
+    }
+    fputs(" '", stderr);
+    for (; *word; word++)
+        if (*word == '\'')
+            fputs("'\\''", stderr);
+        else
+            fputc(*word, stderr);
+    fputc('\'', stderr);
+}
+
+void q_cli_tell_resume(const q_cli *c, const char *output)
+{
+    char *job = q_format("%s.job", output);
+
+    if (job && q_path_is_dir(job) && c->log.level >= Q_LOG_WARN) {
+        q_log_warn(&c->log, "%s keeps what is done; continue with", job);
+        if (c->ranks > 1)
+            fprintf(stderr, "  mpirun -n %d", c->ranks);
+        else
+            fputc(' ', stderr);
+        for (char **arg = c->argv; *arg; arg++)
+            put_word(*arg);
+        fputc('\n', stderr);
+    }
+    q_free(job);
 }
 
 int q_cli_exit(const q_cli *c, q_status st, const q_err *err)

@@ -35,6 +35,7 @@ typedef struct q_cli {
     q_log log;                    /* ready after q_cli_parse */
     int several; /* set before: this program knows what to do when mpirun starts several of it */
     int ranks;   /* how many it has started, 1 without it; after q_cli_parse */
+    char **argv; /* as main got it, in argp's order; after q_cli_parse */
 } q_cli;
 
 extern const struct argp q_cli_argp;             /* the shared options */
@@ -48,6 +49,9 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
  * work looks at; a second signal ends the process at once with 128 + its number.  A file size limit
  * becomes a failed write. */
 const volatile sig_atomic_t *q_cli_catch_signals(void);
+/* After a signal, when there is a directory OUTPUT.job: warns that it keeps what is done, and gives
+ * the command that continues, quoted for a shell, on a line of its own. */
+void q_cli_tell_resume(const q_cli *c, const char *output);
 /* Print "name: message (exit N)" for a failure; the exit code for main either way. */
 int q_cli_exit(const q_cli *c, q_status st, const q_err *err);
 
