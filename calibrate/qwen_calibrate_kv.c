@@ -202,7 +202,8 @@ static q_status run_dir(const fmt_src *src, const volatile sig_atomic_t *stop, q
                                            .store = o.kv.store,
                                            .threads = cvt_pool_threads(o.cli.threads),
                                            .tool = "qwenkit " Q_VERSION,
-                                           .kv_scales = 1 },
+                                           .kv_scales = 1,
+                                           .max_ram = o.cal.run.max_ram },
                          err));
     Q_TRY(o.kv.dry_run ? dry_run(p, src, err) : run_plan(p, stop, err));
 out:
@@ -244,7 +245,6 @@ int main(int argc, char **argv)
     if (st == Q_OK && cal_ranks_work(o.cal.run.comm, !o.cal.stats && !o.kv.dry_run))
         st = run(stop, &err);
     if (st == Q_ECANCEL)
-        q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
-                   o.kv.output);
+        q_cli_tell_resume(&o.cli, o.kv.output);
     return cal_ranks_exit(o.cal.run.comm, &o.cli, st, &err);
 }

@@ -109,9 +109,11 @@ int64_t cvt_plan_step(const cvt_plan *p, const cvt_item *it, int seg)
     return step < 1 ? 1 : step < along ? step : along;
 }
 
-static void size_buffers(cvt_plan *p)
+/* Threads give way to the budget: the result is the same with one. */
+static q_status size_buffers(cvt_plan *p, q_err *err)
 {
-    uint64_t largest = 0, per_thread;
+    const uint64_t max = p->opt.max_ram;
+    uint64_t largest = 0, per_thread, fixed;
 
     for (size_t i = 0; i < p->n_items; i++) {
         const cvt_item *it = &p->item[i];
@@ -137,7 +139,16 @@ static void size_buffers(cvt_plan *p)
         p->opt.threads--;
     if ((size_t)p->opt.threads > p->n_items)
         p->opt.threads = (int)p->n_items;
-    p->memory = (uint64_t)p->opt.threads * per_thread + SELF_BYTES + cvt_sq_bytes(p);
+    fixed = SELF_BYTES + cvt_sq_bytes(p);
+    while (p->opt.threads > 1 && max && (uint64_t)p->opt.threads * per_thread + fixed > max)
+        p->opt.threads--;
+    p->memory = (uint64_t)p->opt.threads * per_thread + fixed;
+    if (max && p->memory > max)
+        return q_fail(err, Q_ECONFIG,
+                      "writing the files needs %llu bytes of memory, --max-ram allows %llu: allow "
+                      "more",
+                      (unsigned long long)p->memory, (unsigned long long)max);
+    return Q_OK;
 }
 
 int cvt_plan_kv_copies(const cvt_plan *p)
@@ -229,7 +240,7 @@ q_status cvt_plan_build(cvt_plan **out, const fmt_src *src, const cvt_plan_opts 
     for (size_t i = 0; i < p->n_copies; i++)
         p->bytes += p->copy[i].bytes;
     p->n_files = p->n_items + p->n_copies + 2;
-    size_buffers(p);
+    Q_TRY(size_buffers(p, err));
     *out = p;
     p = NULL;
 out:

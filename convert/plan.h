@@ -34,6 +34,7 @@ typedef struct cvt_plan_opts {
     int smooth;       /* 1: smooth the linears by alpha and add int8 weights */
     double alpha;  /* 0 .. 1, or CVT_ALPHA_AUTO: what was chosen for each linear in calibration */
     int kv_scales; /* 1: add scales of an int8 key/value cache */
+    uint64_t max_ram; /* bytes of memory; a plan that needs more is refused; 0: no limit */
 } cvt_plan_opts;
 
 /* Where the values of a file come from: the source as it is, the smoothed layer (sq_layer.h), or

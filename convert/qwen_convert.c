@@ -192,7 +192,8 @@ static q_status convert(q_err *err)
                                            .tool = "qwenkit " Q_VERSION,
                                            .smooth = o.cvt.smooth,
                                            .alpha = o.cvt.alpha,
-                                           .kv_scales = o.cvt.kv_scales },
+                                           .kv_scales = o.cvt.kv_scales,
+                                           .max_ram = o.cal.run.max_ram },
                          err));
     if (o.cvt.dry_run)
         Q_TRY(cal_cli_dry_run(&cal, &o.cal, &o.cli, src, o.cvt.output, err));
@@ -225,7 +226,6 @@ int main(int argc, char **argv)
              : o.cvt.to == CVT_TO_FT ? convert(&err)
                                      : cvt_rewrite_cli(&o.cvt, &o.cli, stop, &err);
     if (st == Q_ECANCEL && makes)
-        q_log_warn(&o.cli.log, "continue with the same command: %s.job keeps what is done",
-                   o.cvt.output);
+        q_cli_tell_resume(&o.cli, o.cvt.output);
     return cal_ranks_exit(o.cal.run.comm, &o.cli, st, &err);
 }

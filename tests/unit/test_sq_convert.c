@@ -411,6 +411,29 @@ static void t_odd_values(void)
 /* ---- the plan ----------------------------------------------------------------------------------
  */
 
+/* A budget takes threads away, and then refuses. */
+static void check_budget(const fmt_src *s, const cvt_plan_opts *po, uint64_t memory)
+{
+    cvt_plan_opts o = *po;
+    cvt_plan *p = NULL;
+    q_err err = { 0 };
+    char want[80];
+
+    o.max_ram = memory;
+    T_OK(cvt_plan_build(&p, s, &o, &err), err);
+    T_INT(p->opt.threads, 2);
+    cvt_plan_free(p);
+    o.max_ram = memory - 1;
+    T_OK(cvt_plan_build(&p, s, &o, &err), err);
+    T_INT(p->opt.threads, 1);
+    T_TRUE(p->memory < memory);
+    o.max_ram = p->memory - 1;
+    cvt_plan_free(p);
+    snprintf(want, sizeof want, "of memory, --max-ram allows %llu: allow more",
+             (unsigned long long)o.max_ram);
+    T_ERR(cvt_plan_build(&p, s, &o, &err), err, Q_ECONFIG, want);
+}
+
 static void t_plan(void)
 {
     const cvt_plan_opts po = {
@@ -438,6 +461,7 @@ static void t_plan(void)
          err);
     T_INT(p->n_files - plain->n_files, 2 * (24 + 18 * 2));
     T_TRUE(p->memory > plain->memory);
+    check_budget(s, &po, p->memory);
     cvt_plan_free(p);
     cvt_plan_free(plain);
     fmt_json_free(doc);
