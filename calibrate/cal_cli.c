@@ -150,6 +150,17 @@ static const struct argp_child children[] = { { &cal_run_argp, 0, NULL, 0 }, { 0
 
 const struct argp cal_argp = { .options = options, .parser = parse, .children = children };
 
+static q_status read_stats(qnt_ranges **out, const char *path, const fmt_src *src, q_err *err)
+{
+    q_status st = Q_OK;
+    char hash[65];
+
+    Q_TRY(cal_model_sha256(hash, src, err));
+    Q_TRY(cal_stats_read(path, fmt_src_model(src), hash, out, err));
+out:
+    return st;
+}
+
 q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, const fmt_src *src,
                         const char *output, const volatile sig_atomic_t *stop, int force,
                         q_err *err)
@@ -161,7 +172,7 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
     char *job = NULL;
 
     if (o->stats)
-        return cal_stats_read(o->stats, fmt_src_model(src), out, err);
+        return read_stats(out, o->stats, src, err);
     if (o->save && !force && q_path_exists(o->save))
         Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", o->save);
     if (!(job = q_format("%s.job", output)))

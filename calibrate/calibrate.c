@@ -12,25 +12,34 @@
 
 /* ---- which model ---------------------------------------------------------------------------- */
 
-static q_status hash_row(q_sha256 *h, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err)
+/* A row that begins a half, or of a matrix that is stored turned a column. */
+static q_status hash_line(q_sha256 *h, const fmt_src *src, fmt_ref ref, int half, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_box all = fmt_src_shape(src, ref);
-    const size_t bytes = (size_t)all.k1 * fmt_dtype_bytes(fmt_src_dtype(src, ref));
-    char *row = q_malloc(bytes);
+    const int turned = fmt_src_turned(src, ref);
+    fmt_box b = fmt_src_shape(src, ref);
+    const int64_t n = turned ? b.n1 : b.k1;
+    const size_t bytes = (size_t)n * fmt_dtype_bytes(fmt_src_dtype(src, ref));
+    char *line = q_malloc(bytes);
 
-    if (!row)
+    if (!line)
         Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", bytes);
-    Q_TRY(fmt_src_read(src, ref, (fmt_box){ n, n + 1, 0, all.k1 }, row, err));
-    q_sha256_update(h, row, bytes);
+    if (turned) {
+        b.k0 = half * (b.k1 / 2);
+        b.k1 = b.k0 + 1;
+    } else {
+        b.n0 = half * (b.n1 / 2);
+        b.n1 = b.n0 + 1;
+    }
+    Q_TRY(fmt_src_read(src, ref, b, line, err));
+    q_sha256_update(h, line, bytes);
 out:
-    q_free(row);
+    q_free(line);
     return st;
 }
 
-/* Configuration, names, types, shapes, and two rows of every tensor: a model that was changed
- * differs there, and nothing of its size has to be read. */
-static q_status hash_model(char hex[65], const fmt_src *src, q_err *err)
+/* Another model differs there, and nothing of its size has to be read. */
+q_status cal_model_sha256(char hex[65], const fmt_src *src, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(src);
@@ -55,8 +64,8 @@ static q_status hash_model(char hex[65], const fmt_src *src, q_err *err)
                                fmt_dtype_name(fmt_src_dtype(src, ref)), (long long)b.n1,
                                (long long)b.k1));
             q_sha256_update(&h, text.data, text.size);
-            Q_TRY(hash_row(&h, src, ref, 0, err));
-            Q_TRY(hash_row(&h, src, ref, b.n1 / 2, err));
+            Q_TRY(hash_line(&h, src, ref, 0, err));
+            Q_TRY(hash_line(&h, src, ref, 1, err));
         }
     q_sha256_final(&h, digest);
     q_hex(hex, digest, sizeof digest);
@@ -115,7 +124,7 @@ q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_e
                                 .samples = (int64_t)r->data.n,
                                 .tokens = (int64_t)r->data.ids.n };
     cal_data_sha256(&r->data, r->info.data_sha256);
-    Q_TRY(hash_model(r->info.model_sha256, src, err));
+    Q_TRY(cal_model_sha256(r->info.model_sha256, src, err));
     cal_stage_begin(o->stages, CAL_T_START);
 out:
     if (st != Q_OK)
@@ -141,12 +150,15 @@ static q_status open_job(cal_run *r, int64_t step_tok, q_err *err)
 {
     q_status st = Q_OK;
     fmt_json *f = NULL;
+    char stamp[65];
 
     if (!r->o.job_dir)
         return Q_OK;
+    Q_TRY(fmt_src_stamp(r->src, stamp, err));
     Q_TRY(fmt_json_new(&f, err));
     Q_TRY(fmt_json_put_str(f, "tool", r->o.tool, err));
     Q_TRY(fmt_json_put_str(f, "model", r->info.model_sha256, err));
+    Q_TRY(fmt_json_put_str(f, "version of the model's files", stamp, err));
     Q_TRY(fmt_json_put_str(f, "samples", r->info.data_sha256, err));
     Q_TRY(fmt_json_put_str(f, "device", r->be->ops->name, err));
     Q_TRY(fmt_json_put_int(f, STEP, step_tok, err));

@@ -45,6 +45,9 @@ typedef struct cal_run {
     cal_stats_info info;
 } cal_run;
 
+/* Which model: its configuration, names, types and shapes, and two rows or columns of every tensor.
+ */
+q_status cal_model_sha256(char hex[65], const fmt_src *src, q_err *err);
 /* Errors: those of tokenizer, data and backend. */
 q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_err *err);
 void cal_run_close(cal_run *r);

@@ -135,10 +135,11 @@ out:
     return st;
 }
 
-static q_status check_info(const fmt_h5 *h, const char *path, const fmt_model *m, q_err *err)
+static q_status check_info(const fmt_h5 *h, const char *path, const fmt_model *m,
+                           const char *model_sha256, q_err *err)
 {
     q_status st = Q_OK;
-    char format[32], family[64];
+    char format[32], family[64], hash[65];
     int64_t version = 0, layers = 0, hidden = 0;
 
     Q_TRY(fmt_h5_get_str(h, "/", "format", format, sizeof format, err));
@@ -158,11 +159,17 @@ static q_status check_info(const fmt_h5 *h, const char *path, const fmt_model *m
                "%lld: calibrate this model",
                path, family, (long long)layers, (long long)hidden, m->family->model_type,
                (long long)m->layers, (long long)m->hid);
+    Q_TRY(fmt_h5_get_str(h, "/", "model_sha256", hash, sizeof hash, err));
+    if (strcmp(hash, model_sha256) != 0)
+        Q_FAIL(err, Q_ECONFIG,
+               "%s: made on another model (hash %.12s, this one has %.12s): calibrate this model",
+               path, hash, model_sha256);
 out:
     return st;
 }
 
-q_status cal_stats_read(const char *path, const fmt_model *m, qnt_ranges **out, q_err *err)
+q_status cal_stats_read(const char *path, const fmt_model *m, const char *model_sha256,
+                        qnt_ranges **out, q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5 *h = NULL;
@@ -172,7 +179,7 @@ q_status cal_stats_read(const char *path, const fmt_model *m, qnt_ranges **out, 
 
     Q_TRY(fmt_h5_verify(path, &whole, err));
     Q_TRY(fmt_h5_open(&h, path, err));
-    Q_TRY(check_info(h, path, m, err));
+    Q_TRY(check_info(h, path, m, model_sha256, err));
     if (!(r = q_calloc((size_t)m->layers, sizeof *r)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %lld layers", path, (long long)m->layers);
     for (int64_t i = 0; i < m->layers; i++) {

@@ -2,7 +2,7 @@
  *
  *     Q_TRY(cal_stats_write("stats.h5", force, &info, ranges, err));
  *     qnt_ranges *r = NULL;
- *     Q_TRY(cal_stats_read("stats.h5", model, &r, err));      ... out: cal_stats_free(r, model);
+ *     Q_TRY(cal_stats_read("stats.h5", model, sha256, &r, err));   ... cal_stats_free(r, model);
  *
  * Layout, all f32, one group per layer i (layers.0000 and so on):
  *
@@ -29,14 +29,15 @@ typedef struct cal_stats_info {
     const char *prompt; /* cal_prompt_name */
     int64_t samples, tokens;
     char data_sha256[65];  /* of the token ids */
-    char model_sha256[65]; /* of config.json and the names, types and shapes of the tensors */
+    char model_sha256[65]; /* cal_model_sha256 */
 } cal_stats_info;
 
 q_status cal_stats_write(const char *path, int force, const cal_stats_info *info,
                          const qnt_ranges *layer, q_err *err);
-/* *out [m->layers], freed with cal_stats_free.  Errors: Q_ENOINPUT, Q_EFORMAT, Q_ESHAPE, Q_ECONFIG
- * (made for another model). */
-q_status cal_stats_read(const char *path, const fmt_model *m, qnt_ranges **out, q_err *err);
+/* *out [m->layers], freed with cal_stats_free; model_sha256: of the model that m is of.  Errors:
+ * Q_ENOINPUT, Q_EFORMAT, Q_ESHAPE, Q_ECONFIG (made for another model). */
+q_status cal_stats_read(const char *path, const fmt_model *m, const char *model_sha256,
+                        qnt_ranges **out, q_err *err);
 void cal_stats_free(qnt_ranges *layer, const fmt_model *m);
 
 /* One layer, as a file of a job: the same datasets without /stats/layers.i, and what it cost. */

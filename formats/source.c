@@ -11,9 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "formats/base/q_file.h"
+#include "formats/base/q_hash.h"
 #include "formats/h5file.h"
 #include "formats/source_impl.h"
 #include "formats/turn.h"
@@ -211,6 +213,46 @@ q_status fmt_src_output_apart(const fmt_src *s, const char *path, q_err *err)
                path);
 out:
     q_free(dir);
+    return st;
+}
+
+static q_status stamp_file(q_sha256 *h, const char *path, q_err *err)
+{
+    struct stat sb;
+    int64_t v[3];
+
+    if (stat(path, &sb) != 0)
+        return q_fail_errno(err, Q_EIO, errno, "%s: stat", path);
+    v[0] = (int64_t)sb.st_size;
+    v[1] = (int64_t)sb.st_mtim.tv_sec;
+    v[2] = (int64_t)sb.st_mtim.tv_nsec;
+    q_sha256_update(h, v, sizeof v);
+    return Q_OK;
+}
+
+q_status fmt_src_stamp(const fmt_src *s, char hex[65], q_err *err)
+{
+    q_status st = Q_OK;
+    const size_t n_hf = s->hf ? fmt_hf_count(s->hf) : 0;
+    q_sha256 h;
+    uint8_t digest[32];
+    char *path = NULL;
+
+    q_sha256_init(&h);
+    if (s->arch)
+        Q_TRY(stamp_file(&h, s->dir, err));
+    for (size_t i = 0; i < n_hf; i++) /* a file is asked once for each of its tensors */
+        Q_TRY(stamp_file(&h, fmt_hf_shard_path(s->hf, i), err));
+    for (size_t i = 0; i < s->n_ft_file; i++) {
+        q_free(path);
+        if (!(path = q_path_join(s->dir, s->ft_file[i].name)))
+            Q_FAIL(err, Q_ENOMEM, "%s: no memory", s->dir);
+        Q_TRY(stamp_file(&h, path, err));
+    }
+    q_sha256_final(&h, digest);
+    q_hex(hex, digest, sizeof digest);
+out:
+    q_free(path);
     return st;
 }
 

@@ -86,6 +86,10 @@ struct fmt_ft_layout;
 /* What an FT directory holds (ft_names.h); of a Hugging Face one what a plain conversion would. */
 const struct fmt_ft_layout *fmt_src_layout(const fmt_src *s);
 
+/* Hash of sizes and times of the files that hold tensors: another one when any was written since.
+ * Errors: Q_EIO, Q_ENOMEM. */
+q_status fmt_src_stamp(const fmt_src *s, char hex[65], q_err *err);
+
 int fmt_src_has(const fmt_src *s, fmt_ref ref);
 fmt_box fmt_src_shape(const fmt_src *s, fmt_ref ref); /* {0, N, 0, K}; the role must exist */
 fmt_dtype fmt_src_dtype(const fmt_src *s, fmt_ref ref);

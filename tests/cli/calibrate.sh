@@ -67,20 +67,29 @@ expect_exit 0 "$convert" --verify "$tmp/k/1-gpu"
 expect_equal "$(root_of "$tmp/k")" "$want"
 tap_ok "killed 20 times, $((whole + 1)) runs came to their end: the same bytes"
 
-"$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 60 \
+cp -r "$model" "$tmp/own model"
+"$convert" -i "$tmp/own model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 60 \
     >"$tmp/stdout" 2>"$tmp/stderr" &
 pid=$!
 for _ in $(seq 200); do [ -e "$tmp/s.job/layer-0000.h5" ] && break; sleep 0.02; done
 kill -TERM $pid
 wait $pid
 expect_equal $? 75
-expect_stderr 'continue with the same command: .*/s.job keeps what is done'
+expect_stderr '/s.job keeps what is done; continue with$'
+resume=$(grep "^  [^ ]*qwen-convert -i '$tmp/own model' .*--calib-samples 60\$" "$tmp/stderr")
 expect test -e "$tmp/s.job/job.json"
 expect test ! -e "$tmp/s"
-expect_exit 78 "$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 59
+expect_exit 78 "$convert" -i "$tmp/own model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --calib-samples 59
 expect_stderr 's.job: was begun with another samples'
-expect_exit 0 "$convert" -i "$model" -o "$tmp/s" --smoothquant 0.5 "${cal[@]}" --no-resume
-tap_ok "a signal is exit 75 and says how to go on; other samples are refused by name"
+cp -r "$tmp/s.job" "$tmp/kept.job"
+expect_exit 0 bash -c "$resume"
+expect test -e "$tmp/s/1-gpu/manifest.json"
+mv "$tmp/kept.job" "$tmp/t.job"
+printf x | dd of="$tmp/own model/model.safetensors" bs=1 seek=9000001 conv=notrunc 2>/dev/null
+expect_exit 78 "$convert" -i "$tmp/own model" -o "$tmp/t" --smoothquant 0.5 "${cal[@]}" --calib-samples 60
+expect_stderr "t.job: was begun with another version of the model's files"
+expect_exit 0 "$convert" -i "$tmp/own model" -o "$tmp/t" --smoothquant 0.5 "${cal[@]}" --no-resume
+tap_ok "a signal is exit 75 and gives the command to go on; other samples and weights are refused by name"
 
 expect_exit 64 "$convert" -i "$model" -o "$tmp/u" --smoothquant 0.5
 expect_stderr '\-\-smoothquant needs --calib-data FILE or --stats FILE'

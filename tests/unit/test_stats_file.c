@@ -66,7 +66,7 @@ static void t_round_trip(void)
     q_buf a = { 0 }, b = { 0 };
 
     make(r, &m);
-    T_OK(cal_stats_read(write_stats("s.h5", &m, r), &m, &back, &err), err);
+    T_OK(cal_stats_read(write_stats("s.h5", &m, r), &m, "abcd", &back, &err), err);
     for (int i = 0; i < 2; i++) {
         T_NEAR(back[i].in[FMT_FFN_DOWN][11], i + 1 + 11, 0);
         T_NEAR(back[i].out[FMT_ATTN_QKV][15], i + 101 + 15, 0);
@@ -98,22 +98,24 @@ static void t_refused(void)
     make(r, &m);
     path = write_stats("s.h5", &m, r);
     other.layers = 3;
-    T_ERR(cal_stats_read(path, &other, &back, &err), err, Q_ECONFIG,
+    T_ERR(cal_stats_read(path, &other, "abcd", &back, &err), err, Q_ECONFIG,
           "made for a qwen2 of 2 layers and width 8, the model is a qwen2 of 3 and 8");
     other = model();
     other.ffn = 13;
-    T_ERR(cal_stats_read(path, &other, &back, &err), err, Q_ESHAPE, "ffn_gate_up/out");
+    T_ERR(cal_stats_read(path, &other, "abcd", &back, &err), err, Q_ESHAPE, "ffn_gate_up/out");
+    T_ERR(cal_stats_read(path, &m, "abce", &back, &err), err, Q_ECONFIG,
+          "made on another model (hash abcd, this one has abce): calibrate this model");
     T_OK(q_file_slurp(&b, path, 1 << 20, &err), err);
     b.data[b.size / 2] ^= 4;
     T_OK(q_out_whole(path, 1, b.data, b.size, &err), err);
-    T_ERR(cal_stats_read(path, &m, &back, &err), err, Q_EFORMAT, "was changed");
+    T_ERR(cal_stats_read(path, &m, "abcd", &back, &err), err, Q_EFORMAT, "was changed");
     r[1].in[FMT_ATTN_QKV][3] = -1;
-    T_ERR(cal_stats_read(write_stats("s.h5", &m, r), &m, &back, &err), err, Q_EFORMAT,
+    T_ERR(cal_stats_read(write_stats("s.h5", &m, r), &m, "abcd", &back, &err), err, Q_EFORMAT,
           "'/stats/layers.0001/attn_qkv/in': value 3 is -1, wanted a magnitude");
     r[1].in[FMT_ATTN_QKV][3] = __builtin_inff();
-    T_ERR(cal_stats_read(write_stats("s.h5", &m, r), &m, &back, &err), err, Q_EFORMAT,
+    T_ERR(cal_stats_read(write_stats("s.h5", &m, r), &m, "abcd", &back, &err), err, Q_EFORMAT,
           "value 3 is inf");
-    T_ERR(cal_stats_read("/nonexistent/s.h5", &m, &back, &err), err, Q_ENOINPUT, "s.h5");
+    T_ERR(cal_stats_read("/nonexistent/s.h5", &m, "abcd", &back, &err), err, Q_ENOINPUT, "s.h5");
     for (int i = 0; i < 2; i++)
         qnt_ranges_free(&r[i]);
     q_buf_free(&b);
