@@ -16,8 +16,6 @@ static const struct argp_option options[] = {
       "archive "
       "to write",
       0 },
-    { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
-    { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
     { "dry-run", KEY_DRY_RUN, 0, 0, "Print the plan, memory and disk, and do nothing", 0 },
     { "force", 'f', 0, 0, "Replace what is there", 0 },
     { "text", KEY_TEXT, "FILE", 0, "Compare perplexities on FILE: int8 cache against float", 1 },
@@ -30,7 +28,7 @@ static const struct argp_option options[] = {
 
 void cal_kv_cli_init(cal_kv_cli *o)
 {
-    *o = (cal_kv_cli){ .store = FMT_F16, .ranks = 1 };
+    *o = (cal_kv_cli){ 0 };
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -39,20 +37,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     q_err err = { 0 };
 
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->ft;
+        return 0;
     case 'm':
         o->model = arg;
         return 0;
     case 'o':
         o->output = arg;
-        return 0;
-    case 't':
-        if (!fmt_dtype_from_name(arg, &o->store) || !fmt_dtype_is_float(o->store))
-            q_cli_bad(state, "--storage-type", arg, "float16, bfloat16 or float32");
-        o->has_layout = 1;
-        return 0;
-    case 'p':
-        o->ranks = (int)q_cli_int(state, "--tensor-parallelism", arg, 1, 64);
-        o->has_layout = 1;
         return 0;
     case 'f':
         o->force = 1;
@@ -82,7 +74,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-const struct argp cal_kv_argp = { .options = options, .parser = parse };
+static const struct argp_child children[] = { { &fmt_ft_argp, 0, NULL, 0 }, { 0 } };
+const struct argp cal_kv_argp = { .options = options, .parser = parse, .children = children };
 
 /* ---- results --------------------------------------------------------------------------------- */
 

@@ -11,13 +11,13 @@
 #include "calibrate/cal_cli.h"
 #include "calibrate/gate.h"
 #include "calibrate/range_report.h"
+#include "formats/ft_cli.h"
 #include "formats/json.h"
 
 typedef struct cal_kv_cli {
     const char *model, *output, *text;
-    fmt_dtype store;
-    int ranks, force, dry_run;
-    int has_layout; /* store or ranks was given: of FT directories only */
+    fmt_ft_cli ft; /* of FT directories only */
+    int force, dry_run;
     int has_gate;
     cal_gate gate;
 } cal_kv_cli;

@@ -170,7 +170,7 @@ static q_status run_archive(const fmt_src *src, const volatile sig_atomic_t *sto
     qnt_ranges *ranges = NULL;
     cvt_result r = { 0 };
 
-    if (o.kv.has_layout || o.cal.stats)
+    if (o.kv.ft.given || o.cal.stats)
         Q_FAIL(err, Q_EARG,
                "%s: is quantized by groups: --storage-type and --tensor-parallelism are of FT "
                "directories, --stats of float models",
@@ -198,8 +198,8 @@ static q_status run_dir(const fmt_src *src, const volatile sig_atomic_t *stop, q
     cvt_plan *p = NULL;
 
     Q_TRY(cvt_plan_build(&p, src,
-                         &(cvt_plan_opts){ .ranks = o.kv.ranks,
-                                           .store = o.kv.store,
+                         &(cvt_plan_opts){ .ranks = o.kv.ft.ranks,
+                                           .store = o.kv.ft.store,
                                            .threads = cvt_pool_threads(o.cli.threads),
                                            .tool = "qwenkit " Q_VERSION,
                                            .kv_scales = 1,

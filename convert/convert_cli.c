@@ -16,8 +16,6 @@ static const struct argp_option options[] = {
       "Directory that gets <N>-gpu (made when it is not there); with --to what is written", 0 },
     { "to", KEY_TO, "CONTAINER", 0,
       "ft (default); of a model with int4 or int8 groups: h5, hf-gptq, hf-awq, hf-ct", 0 },
-    { "storage-type", 't', "TYPE", 0, "float16 (default), bfloat16 or float32", 0 },
-    { "tensor-parallelism", 'p', "N", 0, "Cut the model for N ranks (default 1)", 0 },
     { "smoothquant", KEY_SMOOTH, "A", 0,
       "Smooth by A (0 to 1, 0.5 is usual; auto: what suits each linear best) and add int8 weights",
       0 },
@@ -32,7 +30,7 @@ static const struct argp_option options[] = {
 
 void cvt_cli_init(cvt_cli_opts *o)
 {
-    *o = (cvt_cli_opts){ .store = FMT_F16, .ranks = 1 };
+    *o = (cvt_cli_opts){ 0 };
 }
 
 static cvt_to to_of(struct argp_state *state, const char *arg)
@@ -52,8 +50,7 @@ static void check_args(const cvt_cli_opts *o, struct argp_state *state)
 
     if (o->verify && (o->input || o->output || o->dry_run || o->smooth || o->kv_scales))
         argp_error(state, "--verify stands alone");
-    if (o->to != CVT_TO_FT && (o->store != FMT_F16 || o->ranks != 1 || o->smooth || o->kv_scales ||
-                               o->dry_run || o->strict))
+    if (o->to != CVT_TO_FT && (o->ft.given || o->smooth || o->kv_scales || o->dry_run || o->strict))
         argp_error(state, "--to h5, hf-gptq, hf-awq and hf-ct move codes as they are: they take "
                           "--input, --output and --force only");
     if (!o->verify && (no_input || ((!o->output || !*o->output) && !o->dry_run)))
@@ -65,18 +62,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     cvt_cli_opts *o = state->input;
 
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->ft;
+        return 0;
     case 'i':
         o->input = arg;
         return 0;
     case 'o':
         o->output = arg;
-        return 0;
-    case 't':
-        if (!fmt_dtype_from_name(arg, &o->store) || !fmt_dtype_is_float(o->store))
-            q_cli_bad(state, "--storage-type", arg, "float16, bfloat16 or float32");
-        return 0;
-    case 'p':
-        o->ranks = (int)q_cli_int(state, "--tensor-parallelism", arg, 1, 64);
         return 0;
     case 'f':
         o->force = 1;
@@ -112,7 +105,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-const struct argp cvt_argp = { .options = options, .parser = parse };
+static const struct argp_child children[] = { { &fmt_ft_argp, 0, NULL, 0 }, { 0 } };
+const struct argp cvt_argp = { .options = options, .parser = parse, .children = children };
 
 q_status cvt_cli_print_plan(const cvt_plan *p, const fmt_json *calibration, int json, q_err *err)
 {

@@ -9,15 +9,15 @@
 #define CVT_CONVERT_CLI_H
 
 #include "convert/plan.h"
-#include "formats/base/q_cli.h"
+#include "formats/ft_cli.h"
 
 typedef enum cvt_to { CVT_TO_FT, CVT_TO_H5, CVT_TO_HF_GPTQ, CVT_TO_HF_AWQ, CVT_TO_HF_CT } cvt_to;
 
 typedef struct cvt_cli_opts {
     const char *input, *output, *verify;
     cvt_to to;
-    fmt_dtype store;
-    int ranks, force, strict, dry_run;
+    fmt_ft_cli ft;
+    int force, strict, dry_run;
     int smooth, kv_scales; /* what the ranges are for */
     double alpha;
 } cvt_cli_opts;

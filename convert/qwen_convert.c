@@ -186,8 +186,8 @@ static q_status convert(q_err *err)
     Q_TRY(fmt_src_open(&src, o.cvt.input, err));
     Q_TRY(cvt_plan_takes(src, err));
     Q_TRY(cvt_plan_build(&p, src,
-                         &(cvt_plan_opts){ .ranks = o.cvt.ranks,
-                                           .store = o.cvt.store,
+                         &(cvt_plan_opts){ .ranks = o.cvt.ft.ranks,
+                                           .store = o.cvt.ft.store,
                                            .threads = cvt_pool_threads(o.cli.threads),
                                            .tool = "qwenkit " Q_VERSION,
                                            .smooth = o.cvt.smooth,

@@ -141,6 +141,10 @@ expect_exit 2 "$kv" -m "$model" -o "$tmp/kv" --stats "$tmp/stats.h5" --force \
 expect_stderr 'ppl is [0-9.]+, wanted ppl<1 \(exit 2\)'
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$data" --assert 'ppl'
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2"
+expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" -t int8
+expect_stderr "--storage-type: 'int8' is not float16, bfloat16 or float32"
+expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" -p 65
+expect_stderr "--tensor-parallelism: '65' is not a whole number from 1 to 64"
 expect_exit 66 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$tmp/none.txt" # before calibrating
 expect test ! -e "$tmp/kv2"
 expect_exit 78 "$(bin qwen-run)" -m "$model" --input-text a --kv-cache int8

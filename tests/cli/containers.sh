@@ -93,7 +93,10 @@ expect_stderr 'gptq/x.h5: lies in the directory of the input'
 expect_exit 64 "$convert" -i "$tmp/m.h5" -o '' --to h5
 expect_stderr 'output is missing'
 expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-exl2
-expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-awq -t float32
+for layout in '-t float32' '-t float16' '-p 2' '-p 1'; do # whatever the value
+    expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-awq $layout
+    expect_stderr 'they take --input, --output and --force only'
+done
 expect_equal "$(ls -A "$tmp" | grep -E '^(x|ft)|part|lock')" ""
 tap_ok "what cannot be done says why and leaves nothing"
 
