@@ -5,12 +5,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "formats/base/q_file.h"
 #include "formats/h5file_impl.h"
 
-/* The hash of the closed file, made in a thread of its own while the file is looked at. */
+#define SEAL_APART ((off_t)64 << 20) /* fewer bytes are not worth a thread */
+
+/* The hash of the closed file, made in a thread of its own while the file is looked at.  That forks
+ * (apart.h), which the allocators of sanitizers do not survive while a thread allocates. */
 typedef struct seal {
     pthread_t id;
     int running;
@@ -377,6 +381,7 @@ q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err)
 {
     q_status st = Q_OK;
     herr_t rc = H5Fflush(w->file, H5F_SCOPE_GLOBAL);
+    struct stat sb;
 
     *part = w->part;
     if (rc < 0)
@@ -386,7 +391,8 @@ q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err)
     if (rc < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot close"));
     w->seal.path = w->part;
-    w->seal.running = pthread_create(&w->seal.id, NULL, hash_whole, &w->seal) == 0;
+    w->seal.running = stat(w->part, &sb) == 0 && sb.st_size >= SEAL_APART &&
+                      pthread_create(&w->seal.id, NULL, hash_whole, &w->seal) == 0;
     w->finished = 1;
 out:
     return st;
