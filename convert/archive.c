@@ -6,6 +6,7 @@
  * What goes where is told in formats/arch.h. */
 #include "convert/archive.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -132,42 +133,43 @@ out:
     return st;
 }
 
-/* How the codes came about: what the caller says, or what the archive said that is rewritten. */
-static q_status put_provenance(fmt_json *doc, const job *j, q_err *err)
+static q_status put_source(fmt_json *doc, const fmt_src *src, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_files files = fmt_src_files(j->o->src);
-    const fmt_json *v = j->o->provenance;
-    fmt_json *old = NULL;
+    fmt_json *from;
 
-    if (!v && files.arch && fmt_files_has(&files, "manifest.json")) {
-        Q_TRY(fmt_files_json(&old, &files, "manifest.json", META_MAX, err));
-        v = fmt_json_get(old, "quantization");
-    }
-    Q_TRY(v ? fmt_json_put_copy(doc, "quantization", v, err)
-            : fmt_json_put_null(doc, "quantization", err));
-out:
-    fmt_json_free(old);
-    return st;
-}
-
-static q_status put_manifest(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const fmt_src *src = j->o->src;
-    fmt_json *doc = NULL, *from;
-
-    Q_TRY(fmt_json_new(&doc, err));
-    Q_TRY(fmt_json_put_str(doc, "format", FMT_ARCH_FORMAT, err));
-    Q_TRY(fmt_json_put_int(doc, "format_version", FMT_ARCH_VERSION, err));
-    Q_TRY(fmt_json_put_str(doc, "tool", j->o->tool, err));
     Q_TRY(fmt_json_put_obj(&from, doc, "source", err));
     Q_TRY(fmt_json_put_str(from, "container", fmt_src_kind(src), err));
     Q_TRY(fmt_json_put_str(from, "family", fmt_src_model(src)->family->model_type, err));
     Q_TRY(fmt_json_put_int(from, "tensor_bytes", (int64_t)fmt_src_bytes(src), err));
-    Q_TRY(put_provenance(doc, j, err));
+out:
+    return st;
+}
+
+/* Where the model came from, and how its codes came about: what the caller says, or what the
+ * archive said that is rewritten. */
+static q_status put_manifest(job *j, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_src *src = j->o->src;
+    const fmt_files files = fmt_src_files(src);
+    const fmt_json *source, *how;
+    fmt_json *doc = NULL, *old = NULL;
+
+    if (files.arch && fmt_files_has(&files, "manifest.json"))
+        Q_TRY(fmt_files_json(&old, &files, "manifest.json", META_MAX, err));
+    source = fmt_json_get(old, "source");
+    how = j->o->provenance ? j->o->provenance : fmt_json_get(old, "quantization");
+    Q_TRY(fmt_json_new(&doc, err));
+    Q_TRY(fmt_json_put_str(doc, "format", FMT_ARCH_FORMAT, err));
+    Q_TRY(fmt_json_put_int(doc, "format_version", FMT_ARCH_VERSION, err));
+    Q_TRY(fmt_json_put_str(doc, "tool", j->o->tool, err));
+    Q_TRY(source ? fmt_json_put_copy(doc, "source", source, err) : put_source(doc, src, err));
+    Q_TRY(how ? fmt_json_put_copy(doc, "quantization", how, err)
+              : fmt_json_put_null(doc, "quantization", err));
     Q_TRY(put_json(j, "/meta/manifest.json", doc, err));
 out:
+    fmt_json_free(old);
     fmt_json_free(doc);
     return st;
 }
@@ -215,6 +217,22 @@ out:
 /* ---- /tensors ---------------------------------------------------------------------------------
  */
 
+/* What is known of the loss: told by the caller, or by the archive that is rewritten. */
+static fmt_lost lost_of(const job *j, const cvt_unit *u)
+{
+    const fmt_files files = fmt_src_files(j->o->src);
+    fmt_lost lost = { NAN, NAN };
+
+    if (j->o->loss) {
+        const qnt_loss loss = j->o->loss(j->o->self, u->ref.role, u->ref.layer);
+
+        lost = (fmt_lost){ loss.error, loss.damp > 0 ? loss.damp : NAN };
+    } else if (!j->o->weight && files.arch) {
+        lost = fmt_arch_lost(files.arch, u->module);
+    }
+    return lost;
+}
+
 static q_status put_attributes(job *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
@@ -228,19 +246,17 @@ static q_status put_attributes(job *j, const cvt_unit *u, q_err *err)
                  { "zero_offset", 0 },
                  { "in_features", u->K },
                  { "out_features", u->n1 - u->n0 } };
+    const fmt_lost lost = lost_of(j, u);
     char place[FMT_H5_NAME];
 
     (void)fmt_arch_place(place, sizeof place, u->module, NULL);
     Q_TRY(fmt_h5_attr_str(j->w, place, "quant_method", j->p.method, err));
     for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++)
         Q_TRY(fmt_h5_attr_int(j->w, place, ints[i].key, ints[i].v, err));
-    if (j->o->loss) {
-        const qnt_loss loss = j->o->loss(j->o->self, u->ref.role, u->ref.layer);
-
-        Q_TRY(fmt_h5_attr_real(j->w, place, "error_rel", loss.error, err));
-        if (loss.damp > 0)
-            Q_TRY(fmt_h5_attr_real(j->w, place, "damp", loss.damp, err));
-    }
+    if (!isnan(lost.error_rel))
+        Q_TRY(fmt_h5_attr_real(j->w, place, "error_rel", lost.error_rel, err));
+    if (!isnan(lost.damp))
+        Q_TRY(fmt_h5_attr_real(j->w, place, "damp", lost.damp, err));
     Q_TRY(fmt_h5_attr_str(j->w, place, "pack_axis", "K", err));
     Q_TRY(fmt_h5_attr_str(j->w, place, "pack_order", j->p.bits == 4 ? "0 1 2 3 4 5 6 7" : "0 1 2 3",
                           err));
@@ -365,17 +381,22 @@ out:
 static q_status put_factors(job *j, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_model *m = fmt_src_model(j->o->src);
+    const qnt_archive_opts *o = j->o;
+    const fmt_model *m = fmt_src_model(o->src);
     float *v = NULL;
     char place[FMT_H5_NAME];
 
-    for (int64_t i = 0; j->o->factors && i < m->layers * FMT_ROLES; i++) {
+    for (int64_t i = 0; i < m->layers * FMT_ROLES; i++) {
         const fmt_role role = (fmt_role)(i % FMT_ROLES);
         const int64_t layer = i / FMT_ROLES, K = fmt_dim_size(fmt_role_get(role)->cols, m);
+        const fmt_ref ref = { role, layer, FMT_FACTORS };
 
         if (!fmt_role_get(role)->quant)
             continue;
-        Q_TRY(j->o->factors(j->o->self, role, layer, &v, err));
+        if (o->factors)
+            Q_TRY(o->factors(o->self, role, layer, &v, err));
+        else if (!o->weight && fmt_src_has(o->src, ref))
+            Q_TRY(qnt_load_f32(&v, o->src, ref, K, err));
         snprintf(place, sizeof place, "/factors/layers.%lld/%s", (long long)layer,
                  fmt_role_get(role)->name);
         if (v)

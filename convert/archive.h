@@ -11,8 +11,9 @@
  * one is in memory at a time; large float tensors go through in strips.  The file is written under
  * a temporary name, read back, compared code by code with what was given (by hash of codes, zeros,
  * scales and g_idx), and then gets its name: killed at any moment there is no file or a complete
- * one.  Equal calls give equal bytes.  Threads: one call at a time (HDF5 has no locks); callbacks
- * run in the thread of the caller. */
+ * one.  Equal calls give equal bytes.  An archive that is rewritten keeps all that it says of its
+ * origin: of the same version it gets the same bytes, but for what is given anew.  Threads: one
+ * call at a time (HDF5 has no locks); callbacks run in the thread of the caller. */
 #ifndef CVT_ARCHIVE_H
 #define CVT_ARCHIVE_H
 

@@ -7,12 +7,14 @@
 #include "formats/arch.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "formats/apart.h"
 #include "formats/arch_impl.h"
+#include "formats/h5file.h"
 
 static void list_free(fmt_arch_list *l)
 {
@@ -41,6 +43,7 @@ q_status fmt_arch_add(fmt_arch_entry **out, fmt_arch_list *l, const char *name, 
     if (!(e->name = q_strdup(name)))
         return q_fail(err, Q_ENOMEM, "no memory for '%s'", name);
     e->t.name = e->name;
+    e->lost = (fmt_lost){ NAN, NAN };
     l->n++;
     *out = e;
     return Q_OK;
@@ -52,6 +55,7 @@ q_status fmt_arch_add(fmt_arch_entry **out, fmt_arch_list *l, const char *name, 
 /* A record: this, and the name behind it. */
 typedef struct record {
     fmt_tensor t;
+    fmt_lost lost;
     size_t n_name;
     int is_file;
 } record;
@@ -61,7 +65,7 @@ static q_status put_list(q_buf *out, const fmt_arch_list *l, int is_file, q_err 
     q_status st = Q_OK;
 
     for (size_t i = 0; i < l->n; i++) {
-        const record r = { l->e[i].t, strlen(l->e[i].name), is_file };
+        const record r = { l->e[i].t, l->e[i].lost, strlen(l->e[i].name), is_file };
 
         Q_TRY(q_buf_put(out, &r, sizeof r, err));
         Q_TRY(q_buf_put(out, l->e[i].name, r.n_name, err));
@@ -136,6 +140,7 @@ static q_status hear(fmt_arch *a, const q_buf *in, q_err *err)
         Q_TRY(fmt_arch_add(&e, r.is_file ? &a->files : &a->tensors, name, err));
         r.t.name = e->name;
         e->t = r.t;
+        e->lost = r.lost;
     }
 out:
     return st;
@@ -225,6 +230,16 @@ q_status fmt_arch_read(const fmt_arch *a, size_t i, uint64_t from, size_t n, voi
         return q_fail(err, Q_ESHAPE, "%s: '%s' has %llu bytes, asked for %zu at %llu", a->path,
                       t->name, (unsigned long long)t->bytes, n, (unsigned long long)from);
     return n ? q_file_pread(a->f, dst, n, t->offset + from, err) : Q_OK;
+}
+
+fmt_lost fmt_arch_lost(const fmt_arch *a, const char *module)
+{
+    char name[FMT_H5_NAME];
+    const size_t i = snprintf(name, sizeof name, "%s.qweight", module) < (int)sizeof name
+                         ? fmt_arch_find(a, name)
+                         : FMT_NONE;
+
+    return i == FMT_NONE ? (fmt_lost){ NAN, NAN } : a->tensors.e[i].lost;
 }
 
 size_t fmt_arch_files(const fmt_arch *a)

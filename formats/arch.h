@@ -44,6 +44,11 @@ size_t fmt_arch_count(const fmt_arch *a);
 const fmt_tensor *fmt_arch_tensor(const fmt_arch *a, size_t i); /* sorted by name */
 size_t fmt_arch_find(const fmt_arch *a, const char *name);      /* FMT_NONE: absent */
 q_status fmt_arch_read(const fmt_arch *a, size_t i, uint64_t from, size_t n, void *dst, q_err *err);
+/* What the attributes of a quantized module tell; NaN: they do not. */
+typedef struct fmt_lost {
+    double error_rel, damp;
+} fmt_lost;
+fmt_lost fmt_arch_lost(const fmt_arch *a, const char *module);
 
 /* The files under /meta and /meta/tokenizer, in the order in which they were put in. */
 size_t fmt_arch_files(const fmt_arch *a);

@@ -7,7 +7,8 @@
 
 typedef struct fmt_arch_entry {
     char *name;
-    fmt_tensor t; /* name borrowed from it; of a file only offset and bytes */
+    fmt_tensor t;  /* name borrowed from it; of a file only offset and bytes */
+    fmt_lost lost; /* of a module, at its qweight */
 } fmt_arch_entry;
 
 typedef struct fmt_arch_list {

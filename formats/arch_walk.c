@@ -4,6 +4,7 @@
  * numbers come from the file and are checked before they are used.  Compressed or chunked datasets
  * are refused with the command that undoes it.  Attributes of a module are checked against the
  * shapes of its arrays; the shapes are checked against config.json by the binder. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ typedef struct walk {
     const fmt_h5 *h;
     const char *group, *module; /* path of the group; name of the module, NULL outside one */
     fmt_packing p;              /* of this module */
+    fmt_lost lost;              /* of this module */
     int64_t in, out;            /* of this module */
     int has_codes;
 } walk;
@@ -31,7 +33,7 @@ static q_status path_of(char path[FMT_H5_NAME], const walk *w, const char *membe
 }
 
 /* The dataset at path becomes the tensor `name`. */
-static q_status add_tensor(walk *w, const char *path, const char *name, q_err *err)
+static q_status add_tensor(const walk *w, const char *path, const char *name, q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5_info info;
@@ -39,6 +41,7 @@ static q_status add_tensor(walk *w, const char *path, const char *name, q_err *e
 
     Q_TRY(fmt_h5_stat(w->h, path, &info, err));
     Q_TRY(fmt_arch_add(&e, &w->a->tensors, name, err));
+    e->lost = w->lost;
     e->t.dtype = info.dtype;
     e->t.ndim = info.ndim;
     memcpy(e->t.shape, info.shape, sizeof info.shape);
@@ -71,7 +74,20 @@ out:
     return st;
 }
 
-/* The attributes that say how the words of a module are to be read. */
+/* An attribute that need not be there. */
+static q_status read_real(const walk *w, const char *key, double *v, q_err *err)
+{
+    q_status st = Q_OK;
+    int yes;
+
+    Q_TRY(fmt_h5_has_attr(w->h, w->group, key, &yes, err));
+    if (yes)
+        Q_TRY(fmt_h5_get_real(w->h, w->group, key, v, err));
+out:
+    return st;
+}
+
+/* The attributes that say how the words of a module are to be read, and what they lost. */
 static q_status read_module(walk *w, q_err *err)
 {
     q_status st = Q_OK;
@@ -100,6 +116,8 @@ static q_status read_module(walk *w, q_err *err)
     w->p.bits = (int)bits;
     w->p.sym = sym != 0;
     w->p.desc_act = desc != 0;
+    Q_TRY(read_real(w, "error_rel", &w->lost.error_rel, err));
+    Q_TRY(read_real(w, "damp", &w->lost.damp, err));
 out:
     return st;
 }
@@ -130,7 +148,7 @@ static q_status on_tensor(void *self, const char *member, q_err *err)
     q_status st = Q_OK;
     const walk *w = self;
     char path[FMT_H5_NAME];
-    walk in = { .a = w->a, .h = w->h, .group = path, .module = member };
+    walk in = { .a = w->a, .h = w->h, .group = path, .module = member, .lost = { NAN, NAN } };
     int group;
 
     Q_TRY(path_of(path, w, member, err));
@@ -148,10 +166,10 @@ out:
     return st;
 }
 
-static q_status on_kv_leaf(void *self, const char *member, q_err *err)
+static q_status on_path(void *self, const char *member, q_err *err)
 {
     q_status st = Q_OK;
-    walk *w = self;
+    const walk *w = self;
     char path[FMT_H5_NAME];
 
     Q_TRY(path_of(path, w, member, err));
@@ -160,14 +178,15 @@ out:
     return st;
 }
 
-static q_status on_kv_layer(void *self, const char *member, q_err *err)
+static q_status on_layer(void *self, const char *member, q_err *err)
 {
     q_status st = Q_OK;
     const walk *w = self;
     char path[FMT_H5_NAME];
 
     Q_TRY(path_of(path, w, member, err));
-    Q_TRY(fmt_h5_each(w->h, path, on_kv_leaf, &(walk){ .a = w->a, .h = w->h, .group = path }, err));
+    Q_TRY(fmt_h5_each(w->h, path, on_path,
+                      &(walk){ .a = w->a, .h = w->h, .group = path, .lost = w->lost }, err));
 out:
     return st;
 }
@@ -222,12 +241,25 @@ out:
     return st;
 }
 
+/* What is there for each layer besides tensors: "/kv", "/factors". */
+static q_status walk_layers(fmt_arch *a, const fmt_h5 *h, const char *group, q_err *err)
+{
+    q_status st = Q_OK;
+    int yes;
+
+    Q_TRY(fmt_h5_has(h, group, &yes, err));
+    if (yes)
+        Q_TRY(fmt_h5_each(h, group, on_layer,
+                          &(walk){ .a = a, .h = h, .group = group, .lost = { NAN, NAN } }, err));
+out:
+    return st;
+}
+
 q_status fmt_arch_walk(fmt_arch *a, q_err *err)
 {
     q_status st = Q_OK;
     fmt_h5 *h = NULL;
     walk w = { 0 };
-    int kv;
 
     Q_TRY(fmt_h5_open(&h, a->path, err));
     Q_TRY(check_format(h, a->path, err));
@@ -235,10 +267,8 @@ q_status fmt_arch_walk(fmt_arch *a, q_err *err)
     Q_TRY(fmt_h5_each(h, "/meta", on_file, &w, err));
     w.group = "/tensors";
     Q_TRY(fmt_h5_each(h, "/tensors", on_tensor, &w, err));
-    w.group = "/kv";
-    Q_TRY(fmt_h5_has(h, "/kv", &kv, err));
-    if (kv)
-        Q_TRY(fmt_h5_each(h, "/kv", on_kv_layer, &w, err));
+    Q_TRY(walk_layers(a, h, "/kv", err));
+    Q_TRY(walk_layers(a, h, "/factors", err));
 out:
     fmt_h5_close(h);
     return st;

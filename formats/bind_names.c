@@ -222,7 +222,25 @@ out:
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
-/* Scales of an int8 key/value cache, which only archives have. */
+/* A vector of floats [n] that only archives have. */
+static q_status bind_vector(fmt_src *s, fmt_ref ref, const char *name, int64_t n, char *used,
+                            q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_slot *slot = fmt_src_slot(s, ref);
+
+    slot->present = 1;
+    slot->N = n;
+    slot->K = 1;
+    Q_TRY(bind_tensor(s, slot, name, 0, n, used, err));
+    if (slot->dtype != FMT_F32)
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' is %s, wanted F32", s->dir, name,
+               fmt_dtype_st_name(slot->dtype));
+out:
+    return st;
+}
+
+/* Scales of an int8 key/value cache: of all heads, or none. */
 static q_status bind_kv(fmt_src *s, char *used, q_err *err)
 {
     q_status st = Q_OK;
@@ -231,22 +249,31 @@ static q_status bind_kv(fmt_src *s, char *used, q_err *err)
     for (int64_t l = 0; l < s->model.layers; l++)
         for (int v = 0; v < 2; v++) {
             const fmt_ref ref = { FMT_ATTN_QKV, l, v ? FMT_V_SCALE : FMT_K_SCALE };
-            fmt_slot *slot = fmt_src_slot(s, ref);
-            size_t i;
 
             snprintf(name, sizeof name, "/kv/layers.%lld/%c_scale", (long long)l, v ? 'v' : 'k');
-            i = fmt_src_find(s, name);
-            if (i == FMT_NONE && l == 0 && !v)
+            if (fmt_src_find(s, name) == FMT_NONE && l == 0 && !v)
                 return Q_OK; /* none at all */
-            slot->present = 1;
-            slot->N = s->model.n_kv;
-            slot->K = 1;
-            Q_TRY(bind_tensor(s, slot, name, 0, slot->N, used, err));
-            if (slot->dtype != FMT_F32)
-                Q_FAIL(err, Q_EFORMAT, "%s: '%s' is %s, wanted F32", s->dir, name,
-                       fmt_dtype_st_name(slot->dtype));
+            Q_TRY(bind_vector(s, ref, name, s->model.n_kv, used, err));
         }
     s->layout.sets |= FMT_FT_KV8;
+out:
+    return st;
+}
+
+/* Factors of AWQ, of any linear. */
+static q_status bind_factors(fmt_src *s, char *used, q_err *err)
+{
+    q_status st = Q_OK;
+    char name[FMT_NAME_CAP];
+
+    for (int64_t i = 0; i < s->model.layers * FMT_ROLES; i++) {
+        const fmt_ref ref = { (fmt_role)(i % FMT_ROLES), i / FMT_ROLES, FMT_FACTORS };
+        const fmt_role_row *role = fmt_role_get(ref.role);
+
+        snprintf(name, sizeof name, "/factors/layers.%lld/%s", (long long)ref.layer, role->name);
+        if (role->quant && fmt_src_find(s, name) != FMT_NONE)
+            Q_TRY(bind_vector(s, ref, name, fmt_dim_size(role->cols, &s->model), used, err));
+    }
 out:
     return st;
 }
@@ -260,8 +287,10 @@ q_status fmt_bind_names(fmt_src *s, q_err *err)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", s->dir);
     Q_TRY(fmt_src_alloc(s, err));
     Q_TRY(bind_roles(s, used, err));
-    if (s->arch)
+    if (s->arch) {
         Q_TRY(bind_kv(s, used, err));
+        Q_TRY(bind_factors(s, used, err));
+    }
     Q_TRY(check_unused(s, used, err));
 out:
     q_free(used);

@@ -307,6 +307,7 @@ const char *fmt_part_name(fmt_part p)
         [FMT_SMOOTHER] = "smoother",
         [FMT_K_SCALE] = "k_scale",
         [FMT_V_SCALE] = "v_scale",
+        [FMT_FACTORS] = "factors",
         [FMT_QWEIGHT] = "qweight",
         [FMT_QZEROS] = "qzeros",
         [FMT_QSCALES] = "scales",

@@ -46,6 +46,7 @@ typedef enum fmt_part {
     FMT_SMOOTHER,      /* [K] what the input would have to be divided by: all ones */
     FMT_K_SCALE,       /* [n_kv] of attn_qkv: 1 / s of a head of K after RoPE */
     FMT_V_SCALE,       /* [n_kv] and of V */
+    FMT_FACTORS,       /* [K] what AWQ divided the input by, folded in already; of archives */
     /* A linear quantized by groups has these in the place of FMT_WEIGHT, whose shape is still told.
      * Words as they are stored, see packing.h: */
     FMT_QWEIGHT, /* [N, K/pw] i32, or [N/pw, K] */

@@ -34,7 +34,8 @@ typedef struct qnt_archive_opts {
     const char *path;
     int force;
     const char *tool; /* "qwenkit 0.1.0" */
-    /* How the codes were made; ignored when weight is NULL, then the source says it. */
+    /* How the codes were made; ignored when weight is NULL, then the source says it, as it does of
+     * provenance, factors and loss. */
     const char *method; /* "gptq", "awq" */
     int bits, sym;      /* 4 or 8; sym: every zero is 2^(bits - 1) */
     int64_t group;      /* columns of a group; -1: all of a row */

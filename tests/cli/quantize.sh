@@ -126,6 +126,14 @@ expect_exit 0 "$awq" -i "$model" -o "$tmp/s.h5" "${cal[@]}"
 expect test ! -e "$tmp/s.h5.job"
 tap_ok "a signal is exit 75 and says how to go on; another recipe is refused"
 
+"$gptq" -i "$model" -o "$tmp/p.h5" --asym --pre-scale="$tmp/s.h5" "${cal[@]}" -q >/dev/null
+for m in p s; do # with factors, losses and steps of the cache; p with damping
+    expect_exit 0 "$(bin qwen-convert)" -i "$tmp/$m.h5" -o "$tmp/c.h5" --to h5 --force
+    expect cmp "$tmp/$m.h5" "$tmp/c.h5"
+done
+rm -f "$tmp/p.h5" "$tmp/c.h5"
+tap_ok "an archive that is rewritten keeps its bytes"
+
 expect_exit 73 "$gptq" -i "$model" -o "$tmp/a.h5" --calib-data "$tmp/none.jsonl"
 expect_stderr 'a.h5: exists; --force replaces it'
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/a.h5" --rtn --force
