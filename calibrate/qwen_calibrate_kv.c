@@ -30,7 +30,7 @@ static const char doc[] =
     "\v"
     "Examples:\n"
     "  qwen-calibrate-kv -m Qwen-7B-Chat -o ft --calib-data cnn.jsonl\n"
-    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text w.txt --assert 'ppl_delta<1'\n"
+    "  qwen-calibrate-kv -m M -o ft --stats s.h5 --text w.txt --assert 'ppl<9'\n"
     "  qwen-calibrate-kv -m Qwen-7B-Chat-Int4 -o int4.h5 --calib-data cnn.jsonl\n\n"
     "Archives of qwen-gptq and qwen-awq have such scales already, but those of --rtn. "
     "Keys are measured after the rotary embedding, one scale for each layer and key/value head. "

@@ -144,7 +144,8 @@ static q_status check_info(const fmt_h5 *h, const char *path, const fmt_model *m
 
     Q_TRY(fmt_h5_get_str(h, "/", "format", format, sizeof format, err));
     if (strcmp(format, FORMAT) != 0)
-        Q_FAIL(err, Q_EFORMAT, "%s: format '%s', wanted '%s'", path, format, FORMAT);
+        Q_FAIL(err, Q_EFORMAT, "%s: format '%s', wanted '%s': name a file of --save-stats", path,
+               format, FORMAT);
     Q_TRY(fmt_h5_get_int(h, "/", "format_version", &version, err));
     if (version > VERSION)
         Q_FAIL(err, Q_EUNSUPPORTED,

@@ -114,10 +114,17 @@ static q_status check_free(const char *path, int force, q_err *err)
 
 q_status cvt_outdir_check(const char *parent, const char *name, int force, q_err *err)
 {
+    q_status st = Q_OK;
     char *path = q_path_join(parent, name);
-    const q_status st =
-        path ? check_free(path, force, err) : q_fail(err, Q_ENOMEM, "%s: no memory", parent);
 
+    if (!path)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", parent);
+    if (q_path_exists(parent) && !q_path_is_dir(parent))
+        Q_FAIL(err, Q_ECREATE, "%s: is a file, wanted a directory to write %s into", parent, name);
+    if (q_path_exists(parent) && access(parent, W_OK | X_OK) != 0)
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot write into it", parent);
+    Q_TRY(check_free(path, force, err));
+out:
     q_free(path);
     return st;
 }

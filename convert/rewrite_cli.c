@@ -153,6 +153,8 @@ out:
 q_status cvt_verify_cli(const char *path, const q_cli *cli, const volatile sig_atomic_t *stop,
                         q_err *err)
 {
+    if (!*path)
+        return q_fail(err, Q_EARG, "the path of what is to be verified is empty");
     return q_path_exists(path) && !q_path_is_dir(path) ? verify_archive(path, cli, err)
                                                        : verify_dir(path, cli, stop, err);
 }

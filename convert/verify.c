@@ -133,7 +133,7 @@ static q_status read_manifest(cvt_verify_report *rep, check *c, q_err *err)
     if (!path)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", c->dir);
     if (!q_path_is_dir(c->dir))
-        Q_FAIL(err, Q_ENOINPUT, "%s: no such directory", c->dir);
+        Q_FAIL(err, Q_ENOINPUT, "%s: no such directory or archive", c->dir);
     if (!q_path_exists(path))
         Q_FAIL(err, Q_ENOINPUT, "%s: no %s in it: FT directories of qwen-convert have one", c->dir,
                CVT_MANIFEST);

@@ -102,7 +102,8 @@ static q_status copy_field(char **out, const fmt_json *record, const char *field
     const fmt_json *v = fmt_json_get(record, field);
 
     if (!v)
-        return q_fail(err, Q_EFORMAT, "%s: field '%s' is missing", name, field);
+        return q_fail(err, Q_EFORMAT, "%s: field '%s' is missing: every line needs it", name,
+                      field);
     if (!fmt_json_text(v))
         return q_fail(err, Q_EFORMAT, "%s: field '%s' is not a string", name, field);
     *out = q_strdup(fmt_json_text(v));

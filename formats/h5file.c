@@ -157,7 +157,7 @@ q_status fmt_h5_open(fmt_h5 **out, const char *path, q_err *err)
     if (!(h->path = q_strdup(path)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     if (H5Fis_hdf5(path) <= 0)
-        Q_FAIL(err, Q_EFORMAT, "%s: not an HDF5 file", path);
+        Q_FAIL(err, Q_EFORMAT, "%s: not an HDF5 file: wanted a .h5 file of this toolkit", path);
     Q_TRY(check_length(f, err));
     h->file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (h->file < 0)

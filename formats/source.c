@@ -103,7 +103,10 @@ static q_status resolve(char **out, const char *path, q_err *err)
     if (!*path)
         Q_FAIL(err, Q_EARG, "the path of the model is empty");
     if (!d && errno == ENOENT)
-        Q_FAIL(err, Q_ENOINPUT, "%s: no such model directory", path);
+        Q_FAIL(err, Q_ENOINPUT,
+               "%s: no such model directory or archive: name a directory with config.json or "
+               "config.ini, or a .h5 file",
+               path);
     if (!d && errno == ENOTDIR)
         Q_FAIL(err, Q_EFORMAT,
                "%s: neither a directory nor an HDF5 file; a model is a directory with config.json "
@@ -129,7 +132,9 @@ static q_status resolve(char **out, const char *path, q_err *err)
             Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     }
     if (!found)
-        Q_FAIL(err, Q_ENOINPUT, "%s: no config.json (Hugging Face) and no config.ini (FT) in it",
+        Q_FAIL(err, Q_ENOINPUT,
+               "%s: no config.json (Hugging Face) and no config.ini (FT) in it: name the directory "
+               "that holds one",
                path);
     *out = found;
     found = NULL;

@@ -42,7 +42,9 @@ static q_status file_from_fd(q_file **out, int fd, char *path, q_err *err)
     if (fstat(fd, &sb) != 0)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: stat", path);
     if (!S_ISREG(sb.st_mode))
-        Q_FAIL(err, Q_EFORMAT, "%s: not a regular file", path);
+        Q_FAIL(err, Q_EFORMAT,
+               S_ISDIR(sb.st_mode) ? "%s: is a directory, wanted a file" : "%s: not a regular file",
+               path);
     if (!(f = q_calloc(1, sizeof *f)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     f->fd = fd;

@@ -144,7 +144,7 @@ static void t_refused(void)
         T_TRUE(set == NULL);
     }
     T_ERR(ds_open(&set, "/nonexistent/x.jsonl", NULL, &err), err, Q_ENOINPUT, "x.jsonl");
-    T_ERR(ds_open(&set, t_tmpdir(), NULL, &err), err, Q_EFORMAT, "not a regular file");
+    T_ERR(ds_open(&set, t_tmpdir(), NULL, &err), err, Q_EFORMAT, "is a directory, wanted a file");
 }
 
 static void t_max_stops_reading(void)

@@ -198,7 +198,7 @@ static void t_traversal(void)
         { "outside", "outside: is a link: refused" },
         { "null", "null: is a link: refused" },
         { "fifo", "fifo: not a regular file" },
-        { "folder", "folder: not a regular file" },
+        { "folder", "folder: is a directory, wanted a file" },
     };
     const char *dir = good_dir();
     char index[512], part[128];

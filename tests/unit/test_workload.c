@@ -100,7 +100,8 @@ static void t_kind(void)
         T_INT(k, rows[i].kind);
     }
     T_ERR(cal_workload_kind_of(&k, "/nonexistent/x.json", &err), err, Q_ENOINPUT, "x.json");
-    T_ERR(cal_workload_kind_of(&k, t_tmpdir(), &err), err, Q_EFORMAT, "not a regular file");
+    T_ERR(cal_workload_kind_of(&k, t_tmpdir(), &err), err, Q_EFORMAT,
+          "is a directory, wanted a file");
 }
 
 /* one record of each kind: only what the rules allow is left */
