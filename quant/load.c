@@ -152,9 +152,11 @@ static q_status load_scales(float **out, const fmt_src *src, fmt_ref ref, q_err 
 
     Q_TRY(qnt_load_f32(out, src, ref, n, err));
     for (int64_t i = 0; i < n; i++)
-        if (!((*out)[i] > 0 && isfinite((*out)[i])))
-            Q_FAIL(err, Q_EFORMAT, "%s: value %lld of its part is %g, wanted a positive scale",
-                   fmt_src_name(src, ref, i), (long long)i, (double)(*out)[i]);
+        if (!((*out)[i] > 0 && isnormal((*out)[i]))) /* 1 over it is finite */
+            Q_FAIL(err, Q_EFORMAT,
+                   "%s: %s: value %lld of its part is %g, wanted a positive scale: it is damaged, "
+                   "fetch it again, or calibrate anew",
+                   fmt_src_dir(src), fmt_src_name(src, ref, i), (long long)i, (double)(*out)[i]);
 out:
     return st;
 }

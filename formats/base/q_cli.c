@@ -228,7 +228,8 @@ uint64_t q_cli_size(const struct argp_state *state, const char *option, const ch
 
     errno = 0;
     v = strtoull(text, &end, 10);
-    if (errno == 0 && end != text && text[0] != '-')
+    /* strtoull takes " -1" for the largest number; a budget of nothing is a slip */
+    if (errno == 0 && text[0] >= '0' && text[0] <= '9' && v > 0)
         for (size_t i = 0; i < sizeof unit / sizeof unit[0]; i++)
             if (strcmp(end, unit[i].suffix) == 0 && v <= UINT64_MAX >> unit[i].shift)
                 return (uint64_t)v << unit[i].shift;

@@ -123,6 +123,25 @@ expect_exit 65 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data "$data" --pre-scale=
 expect_stderr 'wanted an archive of qwen-awq'
 tap_ok "texts and statistics that are missing, empty, or something else"
 
+for size in 0 0GiB -1 ' -1' -1GiB '6 GiB' 6GB 1e9 16777216TiB 18446744073709551616 GiB ''; do
+    for budget in --max-ram --max-vram; do
+        expect_exit 64 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data "$data" --dry-run $budget "$size"
+        expect_stderr "$budget: '$size' is not a size such as 512MiB or 4GiB"
+    done
+done
+expect_exit 78 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data "$data" --device cpu --dry-run --max-ram 1KiB
+expect_stderr 'need [0-9]+ bytes of memory, --max-ram allows 1024: allow more, or use shorter samples'
+expect_exit 0 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data "$data" --dry-run --max-ram 100TiB
+for ranks in 0 -1 65 2x 99999999999 ''; do
+    expect_exit 64 "$(bin qwen-convert)" -i "$model" -o "$tmp/out" --dry-run -p "$ranks"
+    expect_stderr "tensor-parallelism: '$ranks' is not a whole number from 1 to 64"
+done
+for ranks in 3 64; do
+    expect_exit 78 "$(bin qwen-convert)" -i "$model" -o "$tmp/out" --dry-run -p $ranks
+    expect_stderr "$ranks ranks do not divide attention heads 2: use --tensor-parallelism 2"
+done
+tap_ok "budgets and ranks that are no numbers, too small or too large"
+
 # before anything is calibrated
 for p in qwen-convert qwen-calibrate-kv; do
     case $p in
