@@ -12,65 +12,95 @@
 
 /* ---- which model ---------------------------------------------------------------------------- */
 
-/* A row that begins a half, or of a matrix that is stored turned a column. */
-static q_status hash_line(q_sha256 *h, const fmt_src *src, fmt_ref ref, int half, q_err *err)
+/* A block of a matrix that is cheap to read stored either way; a vector as a whole. */
+#define BLOCK_ROWS 32
+#define BLOCK_COLS 8
+
+static q_status hash_block(q_sha256 *h, const fmt_src *src, fmt_ref ref, int half, q_err *err)
 {
     q_status st = Q_OK;
-    const int turned = fmt_src_turned(src, ref);
     fmt_box b = fmt_src_shape(src, ref);
-    const int64_t n = turned ? b.n1 : b.k1;
-    const size_t bytes = (size_t)n * fmt_dtype_bytes(fmt_src_dtype(src, ref));
-    char *line = q_malloc(bytes);
+    size_t bytes;
+    char *v = NULL;
 
-    if (!line)
-        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", bytes);
-    if (turned) {
-        b.k0 = half * (b.k1 / 2);
-        b.k1 = b.k0 + 1;
-    } else {
+    if (b.k1 > 1) {
         b.n0 = half * (b.n1 / 2);
-        b.n1 = b.n0 + 1;
+        b.n1 = b.n1 - b.n0 < BLOCK_ROWS ? b.n1 : b.n0 + BLOCK_ROWS;
+        b.k0 = half * (b.k1 / 2);
+        b.k1 = b.k1 - b.k0 < BLOCK_COLS ? b.k1 : b.k0 + BLOCK_COLS;
     }
-    Q_TRY(fmt_src_read(src, ref, b, line, err));
-    q_sha256_update(h, line, bytes);
+    bytes = (size_t)((b.n1 - b.n0) * (b.k1 - b.k0)) * fmt_dtype_bytes(fmt_src_dtype(src, ref));
+    if (!(v = q_malloc(bytes)))
+        Q_FAIL(err, Q_ENOMEM, "no memory for %zu bytes", bytes);
+    Q_TRY(fmt_src_read(src, ref, b, v, err));
+    q_sha256_update(h, v, bytes);
 out:
-    q_free(line);
+    q_free(v);
     return st;
 }
 
-/* Another model differs there, and nothing of its size has to be read. */
+static q_status hash_tensor(q_sha256 *h, const fmt_src *src, fmt_ref ref, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_box b = fmt_src_shape(src, ref);
+    q_buf text = { 0 };
+
+    Q_TRY(q_buf_printf(&text, err, "%s %s %s [%lld, %lld]\n", fmt_role_get(ref.role)->name,
+                       fmt_part_name(ref.part), fmt_dtype_name(fmt_src_dtype(src, ref)),
+                       (long long)b.n1, (long long)b.k1));
+    q_sha256_update(h, text.data, text.size);
+    for (int half = 0; half < (b.k1 > 1 ? 2 : 1); half++)
+        Q_TRY(hash_block(h, src, ref, half, err));
+out:
+    q_buf_free(&text);
+    return st;
+}
+
+/* What a forward depends on, whatever the keys of the configuration are. */
+static q_status hash_sizes(q_sha256 *h, const fmt_model *m, q_err *err)
+{
+    q_status st = Q_OK;
+    q_buf text = { 0 };
+
+    Q_TRY(q_buf_printf(
+        &text, err,
+        "%s %lld %lld %lld %lld %lld %lld %lld %lld %lld %d %d %.17g %.17g %lld "
+        "%lld %lld %.17g %.17g %.17g %.17g %.17g\n",
+        m->family->model_type, (long long)m->hid, (long long)m->layers, (long long)m->n_head,
+        (long long)m->n_kv, (long long)m->hd, (long long)m->ffn, (long long)m->vocab,
+        (long long)m->train_ctx, (long long)m->max_ctx, m->dyn_ntk, m->logn, m->eps, m->rope_base,
+        (long long)m->rot, (long long)m->rope_step, (long long)m->rope_gap, m->rope_mscale,
+        m->yarn.factor, m->yarn.ctx, m->yarn.beta_fast, m->yarn.beta_slow));
+    q_sha256_update(h, text.data, text.size);
+out:
+    q_buf_free(&text);
+    return st;
+}
+
+/* The same for a checkpoint and an FT directory of its values: what calibration added there is left
+ * out.  Another model differs in what is read, and nothing of its size has to be. */
 q_status cal_model_sha256(char hex[65], const fmt_src *src, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = fmt_src_model(src);
-    q_buf text = { 0 };
     q_sha256 h;
     uint8_t digest[32];
 
     q_sha256_init(&h);
-    Q_TRY(fmt_json_print(&text, fmt_src_config(src), 0, err));
-    q_sha256_update(&h, text.data, text.size);
+    Q_TRY(hash_sizes(&h, m, err));
     for (int64_t layer = -1; layer < m->layers; layer++)
         for (int i = 0; i < FMT_ROLES * FMT_PARTS; i++) {
             const fmt_ref ref = { (fmt_role)(i / FMT_PARTS), layer < 0 ? 0 : layer,
                                   (fmt_part)(i % FMT_PARTS) };
-            fmt_box b;
 
-            if (fmt_role_get(ref.role)->per_layer != (layer >= 0) || !fmt_src_has(src, ref))
+            if (fmt_role_get(ref.role)->per_layer != (layer >= 0) || !fmt_src_has(src, ref) ||
+                (ref.part > FMT_BIAS && ref.part < FMT_QWEIGHT))
                 continue;
-            b = fmt_src_shape(src, ref);
-            q_buf_clear(&text);
-            Q_TRY(q_buf_printf(&text, err, "%s %s [%lld, %lld]\n", fmt_src_name(src, ref, 0),
-                               fmt_dtype_name(fmt_src_dtype(src, ref)), (long long)b.n1,
-                               (long long)b.k1));
-            q_sha256_update(&h, text.data, text.size);
-            Q_TRY(hash_line(&h, src, ref, 0, err));
-            Q_TRY(hash_line(&h, src, ref, 1, err));
+            Q_TRY(hash_tensor(&h, src, ref, err));
         }
     q_sha256_final(&h, digest);
     q_hex(hex, digest, sizeof digest);
 out:
-    q_buf_free(&text);
     return st;
 }
 

@@ -45,8 +45,8 @@ typedef struct cal_run {
     cal_stats_info info;
 } cal_run;
 
-/* Which model: its configuration, names, types and shapes, and two rows or columns of every tensor.
- */
+/* Which model: sizes, names of roles, types, shapes, and two blocks of every matrix.  The same for
+ * a checkpoint and the FT directory that a plain conversion makes of it. */
 q_status cal_model_sha256(char hex[65], const fmt_src *src, q_err *err);
 /* Errors: those of tokenizer, data and backend. */
 q_status cal_run_open(cal_run *r, const fmt_src *src, const cal_run_opts *o, q_err *err);

@@ -111,6 +111,12 @@ for other in '--calib-samples 3' '--calib-prompt raw' '--max-ram 1GiB' --no-resu
     expect_exit 64 "$kv" -m "$model" -o "$tmp/st" --stats "$tmp/stats.h5" $other
     expect_stderr 'stats takes what was found before'
 done
+expect_exit 0 "$convert" -i "$model" -o "$tmp/float" # the same values: the same statistics
+expect_exit 0 "$kv" -m "$tmp/float" -o "$tmp/of_ft" --stats "$tmp/stats.h5" --no-report
+expect_exit 0 "$kv" -m "$model" -o "$tmp/of_hf" --stats "$tmp/stats.h5" --no-report
+expect_equal "$(root_of "$tmp/of_ft")" "$(root_of "$tmp/of_hf")"
+expect_exit 78 "$kv" -m "$tmp/sq" -o "$tmp/st" --stats "$tmp/stats.h5" # its v rows are others
+expect_stderr 'stats.h5: made on another model \(hash [0-9a-f]{12}, this one has [0-9a-f]{12}\)'
 mkdir "$tmp/st.job"
 expect_exit 0 "$kv" -m "$model" -o "$tmp/st" --stats "$tmp/stats.h5" --no-report
 expect test -d "$tmp/st.job" # of another run
