@@ -8,6 +8,7 @@
 #include "calibrate/layer_loop.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "calibrate/reader.h"
@@ -74,11 +75,9 @@ static q_status pass_share(loop *l, int share, uint32_t points, int last, q_err 
         Q_TRY(cal_step_fill(s, first, err));
         Q_TRY(load_rows(l, err));
         Q_TRY(cal_step_run(s, l->layer, l->at, points, o->client, err));
-        if (!last)
-            continue;
-        if (l->at + 1 < l->m->layers)
-            Q_TRY(cal_hidden_put(&l->hidden, s->row0 - l->plan.row0, s->n_tok, s->work.x, err));
         q_progress_add(l->progress, (uint64_t)s->n_tok * (uint64_t)rt_comm_ranks(o->comm));
+        if (last && l->at + 1 < l->m->layers)
+            Q_TRY(cal_hidden_put(&l->hidden, s->row0 - l->plan.row0, s->n_tok, s->work.x, err));
     }
 out:
     return st;
@@ -207,7 +206,11 @@ static q_status one_layer(loop *l, q_err *err)
     const cal_loop_opts *o = l->o;
     const cal_client *c = o->client;
     rt_layer_data data = { 0 };
+    char what[64];
 
+    snprintf(what, sizeof what, "layer %lld of %lld", (long long)l->at + 1,
+             (long long)l->m->layers);
+    q_progress_round(l->progress, what);
     cal_stage_begin(o->stages, CAL_T_DISK);
     Q_TRY(cal_reader_take(&l->reader, &data, err));
     cal_stage_begin(o->stages, CAL_T_LOAD);
@@ -240,6 +243,16 @@ static q_status last_hidden(const loop *l, int64_t below, int64_t *out, q_err *e
     } while (least != *out);
 out:
     return st;
+}
+
+/* Tokens of all passes through a layer. */
+static uint64_t round_tokens(const cal_loop_opts *o)
+{
+    uint64_t passes = 1;
+
+    for (int p = 0; p < CAL_EARLY_PASSES && o->client->early[p]; p++)
+        passes++;
+    return passes * o->data->ids.n;
 }
 
 /* Continues behind the last layer whose hidden states are stored; the client's results exist for
@@ -276,7 +289,7 @@ static q_status resume(loop *l, q_err *err)
     if (n > 0)
         q_log_info(o->log, "continuing %s behind layer %lld", cal_job_dir(o->job),
                    (long long)(n - 1));
-    q_progress_add(l->progress, (uint64_t)n * o->data->ids.n);
+    q_progress_add(l->progress, (uint64_t)n * round_tokens(o));
 out:
     q_free(path);
     return st;
@@ -327,8 +340,8 @@ q_status cal_loop_run(const cal_loop_opts *o, q_err *err)
     int begun = 0;
 
     assert(o->client->observe && o->client->done && (!o->job || o->client->store));
-    l.progress = q_progress_open(o->log, "calibrating",
-                                 (uint64_t)l.m->layers * (uint64_t)o->data->ids.n, "tokens");
+    l.progress =
+        q_progress_open(o->log, "calibrating", (uint64_t)l.m->layers * round_tokens(o), "tokens");
     Q_TRY(open_loop(&l, err));
     begun = o->client->begin && l.at < l.m->layers;
     if (begun)

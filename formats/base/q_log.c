@@ -1,5 +1,5 @@
-/* Messages and progress.  The rate is taken over a sliding window of about ten seconds, so that the
- * time left follows what the machine does now and not how it started. */
+/* Messages and progress.  The rate is taken over a sliding window of about ten seconds, or of ten
+ * rounds, so that the time left follows what the machine does now and not how it started. */
 #include "formats/base/q_log.h"
 
 #include <pthread.h>
@@ -18,9 +18,9 @@ struct q_progress {
     char what[64], unit[16];
     uint64_t total, done;
     double start, last_draw;
-    uint64_t at[WINDOW]; /* done at the start of each of the last seconds */
+    uint64_t at[WINDOW]; /* done at the start of each of the last seconds, or rounds */
     double when[WINDOW];
-    int n_at, drawn;
+    int n_at, in_rounds, drawn;
 };
 
 double q_now(void)
@@ -108,6 +108,13 @@ q_progress *q_progress_open(const q_log *log, const char *what, uint64_t total, 
     return p;
 }
 
+static void mark(q_progress *p, double now)
+{
+    p->at[p->n_at % WINDOW] = p->done;
+    p->when[p->n_at % WINDOW] = now;
+    p->n_at++;
+}
+
 void q_progress_add(q_progress *p, uint64_t n)
 {
     double now;
@@ -119,13 +126,21 @@ void q_progress_add(q_progress *p, uint64_t n)
     p->done += n;
     if (p->done > p->total)
         p->total = p->done;
-    if (p->n_at == 0 || now - p->when[(p->n_at - 1) % WINDOW] >= 1.0) {
-        p->at[p->n_at % WINDOW] = p->done;
-        p->when[p->n_at % WINDOW] = now;
-        p->n_at++;
-    }
+    if (!p->in_rounds && (p->n_at == 0 || now - p->when[(p->n_at - 1) % WINDOW] >= 1.0))
+        mark(p, now);
     if (now - p->last_draw >= (p->log->progress == 2 ? 0.1 : 10.0))
         draw(p, now);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void q_progress_round(q_progress *p, const char *what)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    snprintf(p->what, sizeof p->what, "%s", what);
+    p->in_rounds = 1;
+    mark(p, q_now());
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -37,6 +37,9 @@ void q_log_put(const q_log *log, q_log_level level, const char *fmt, ...) Q_PRIN
  * sizes in KB, MB, GB; anything else is printed as given ("tokens"). */
 q_progress *q_progress_open(const q_log *log, const char *what, uint64_t total, const char *unit);
 void q_progress_add(q_progress *p, uint64_t n);
+/* Work that goes in rounds, some of which nothing can be added for (layers: passes, then a solver):
+ * what is shown from now on, and the rate is taken over the last ten rounds. */
+void q_progress_round(q_progress *p, const char *what);
 void q_progress_close(q_progress *p);
 
 double q_now(void); /* seconds of a monotonic clock */
