@@ -5,8 +5,9 @@
 #
 # Uses the programs of DIR (default build/dist, made by `make dist-gpu`) when they start here, else builds
 # them.  Runs all tests that are there: operations, quantization, the layer loop, golden models (shared
-# data: DIR, default ../shared); with --sanitize also compute-sanitizer over the small ones (memcheck) and
-# the small models (memcheck, racecheck); then each BENCH:
+# data: DIR, default ../shared), and what every recipe makes here and on the CPU; with --sanitize also
+# compute-sanitizer over the small ones (memcheck) and the small models (memcheck, racecheck); then each
+# BENCH:
 #
 #   ops                  bench_cuda: products and attention at the shapes of Qwen-7B
 #   ops:"linear 1 8"     the same with arguments
@@ -66,6 +67,7 @@ export QWENKIT_SHARED=$shared QWENKIT_TEST_DEVICE=cuda QWENKIT_LONG=1
 for t in "$tests"/test_*; do # DIST_TESTS of the Makefile
     step "${t##*/}" "$t"
 done
+step recipes env BUILD="${bin%/bin}" bash tests/cli/gpu_recipes.sh
 if [ $sanitize = 1 ]; then
     unset QWENKIT_LONG
     for t in test_cuda test_w8a8_linear test_kv8 test_cuda_quant test_step test_ops test_attn; do
