@@ -1,5 +1,6 @@
 /* Archives that are not as they should be: every attribute, shape and type that is wrong is refused
  * with its name; cut anywhere they do not open; every flipped bit is found. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +37,8 @@ typedef struct tweak {
     const char *extra; /* a dataset more */
     const char *config;
     int poke_g_idx;
-    int kv; /* 1: scales of a KV cache; 2: of the wrong length; 3: of one layer only */
+    int kv; /* 1: scales of a KV cache; 2: of the wrong length; 3: of one layer only; 4: `step` */
+    float step; /* the second one of values in layer 1 */
 } tweak;
 
 static void put_array(fmt_h5w *w, const char *place, pk_array *a, const tweak *t)
@@ -86,12 +88,14 @@ static void put_attrs(fmt_h5w *w, const char *place, const pk_module *m, const p
 static void put_kv(fmt_h5w *w, const tweak *t)
 {
     q_err err = { 0 };
-    const float v[PK_KV + 1] = { 0.5f, 0.25f, 1 };
+    float v[PK_KV + 1] = { 0.5f, 0.25f, 1 };
 
     for (int l = 0; l < (t->kv == 3 ? 1 : PK_LAYERS); l++)
         for (int i = 0; i < 2; i++) {
             char place[64];
 
+            if (t->kv == 4 && l == 1 && i == 1)
+                v[1] = t->step;
             snprintf(place, sizeof place, "/kv/layers.%d/%c_scale", l, i ? 'v' : 'k');
             T_OK(fmt_h5_put(w, place, FMT_F32, 1, (int64_t[]){ PK_KV + (t->kv == 2) }, v, &err),
                  err);
@@ -223,6 +227,32 @@ static void t_wrong(void)
     }
 }
 
+/* Steps of an int8 cache that no cache can be read by, in an archive whose hashes are right. */
+static void t_steps(void)
+{
+    static const float bad[] = { NAN, INFINITY, -INFINITY, -0.5f, 0, -0.0f, 1e-40f };
+    q_err err = { 0 };
+    fmt_src *s = NULL;
+    float *k = NULL, *v = NULL;
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        write_archive(t_tmp("a.h5"), &(tweak){ .kv = 4, .step = bad[i] });
+        T_OK(fmt_src_open(&s, t_tmp("a.h5"), &err), err);
+        T_ERR(qnt_load_kv_scales(&k, &v, s, &err), err, Q_EFORMAT,
+              "a.h5: /kv/layers.1/v_scale: value 1 of its part is");
+        fmt_src_close(s);
+        s = NULL;
+        T_TRUE(k == NULL && v == NULL);
+    }
+    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 4, .step = 1e-30f });
+    T_OK(fmt_src_open(&s, t_tmp("a.h5"), &err), err);
+    T_OK(qnt_load_kv_scales(&k, &v, s, &err), err);
+    T_NEAR(v[PK_KV + 1], 1e-30f, 0);
+    q_free(k);
+    q_free(v);
+    fmt_src_close(s);
+}
+
 /* Dimensions of 2^62 in a small file: refused before anything is allocated. */
 static void t_huge(void)
 {
@@ -311,7 +341,7 @@ static void t_flips(void)
     q_buf_free(&b);
 }
 
-static const t_case cases[] = { T(t_wrong), T(t_huge), T(t_cut), T(t_flips), { 0 } };
+static const t_case cases[] = { T(t_wrong), T(t_steps), T(t_huge), T(t_cut), T(t_flips), { 0 } };
 
 int main(int argc, char **argv)
 {
