@@ -162,9 +162,11 @@ static q_status check_info(const fmt_h5 *h, const char *path, const fmt_model *m
                (long long)m->layers, (long long)m->hid);
     Q_TRY(fmt_h5_get_str(h, "/", "model_sha256", hash, sizeof hash, err));
     if (strcmp(hash, model_sha256) != 0)
-        Q_FAIL(err, Q_ECONFIG,
-               "%s: made on another model (hash %.12s, this one has %.12s): calibrate this model",
-               path, hash, model_sha256);
+        Q_FAIL(
+            err, Q_ECONFIG,
+            "%s: made on another model, or on one stored in another type (hash %.12s, this one has "
+            "%.12s): calibrate this model",
+            path, hash, model_sha256);
 out:
     return st;
 }

@@ -104,7 +104,7 @@ static void t_refused(void)
     other.ffn = 13;
     T_ERR(cal_stats_read(path, &other, "abcd", &back, &err), err, Q_ESHAPE, "ffn_gate_up/out");
     T_ERR(cal_stats_read(path, &m, "abce", &back, &err), err, Q_ECONFIG,
-          "made on another model (hash abcd, this one has abce): calibrate this model");
+          "made on another model, or on one stored in another type (hash abcd, this one has abce)");
     T_OK(q_file_slurp(&b, path, 1 << 20, &err), err);
     b.data[b.size / 2] ^= 4;
     T_OK(q_out_whole(path, 1, b.data, b.size, &err), err);
