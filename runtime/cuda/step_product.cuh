@@ -21,8 +21,8 @@
  *
  *     sum (u - zero) x = sum u x - zero sum x
  *
- * per 128 columns, which keeps the two apart from f32's end, and which are a group of w4g: there
- * the scale follows (s = 0, 1 are two groups).  Sums of these schemes are in units of 2^-24. */
+ * for 128 or 256 columns at a time, so that the two stay small.  128 are a group of w4g, whose
+ * scale follows (s = 0, 1 are two groups).  Sums of these schemes are in units of 2^-24. */
 #ifndef STEP_PRODUCT_CUH
 #define STEP_PRODUCT_CUH
 
