@@ -49,7 +49,7 @@ else
 fi
 
 expect_exit 73 "$convert" -i "$model" -o "$model/config.json"
-expect_stderr 'not a directory'
+expect_stderr 'config.json: is a file, wanted a directory'
 expect_exit 73 "$convert" -i "$model" -o "$model/config.json/deeper"
 if [ "$(id -u)" != 0 ]; then
     mkdir -m 555 "$tmp/readonly"
