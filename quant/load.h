@@ -28,9 +28,8 @@ typedef struct qnt_load_opts {
  * stored scale or code out of range), Q_ENOMEM. */
 q_status qnt_load(qnt_tensor *out, const fmt_src *src, fmt_role role, int64_t layer,
                   const qnt_load_opts *o, q_err *err);
-/* All of a part, as stored, into dst [N, K]: pieces of it by as many threads as there are.  Reading
- * a file that lies in memory already is then as fast as memory.  Errors: those of fmt_src_read, of
- * the first piece that has one. */
+/* All of a part, as stored, into dst [N, K]: pieces of it by as many threads as there are.
+ * Errors: those of fmt_src_read, of the first piece that has one. */
 q_status qnt_read(void *dst, const fmt_src *src, fmt_ref ref, q_err *err);
 /* A vector role (norms) or a bias widened to f32.  *out [n], owned by the caller. */
 q_status qnt_load_f32(float **out, const fmt_src *src, fmt_ref ref, int64_t n, q_err *err);
