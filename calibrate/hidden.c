@@ -4,6 +4,7 @@
 #include "calibrate/hidden.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,6 +21,33 @@ const char *cal_place_name(cal_place p)
 uint64_t cal_hidden_stage_bytes(int64_t step, int64_t width)
 {
     return CAL_STAGES * (uint64_t)step * (uint64_t)width * sizeof(float);
+}
+
+/* ---- sums ------------------------------------------------------------------------------------ */
+
+/* Every fourth word goes into the same sum.  A step is one to one in the word and in the sum before
+ * it, so that a single changed word always shows; nothing but zeros is no valid file.  SHA-256 can
+ * be slower than the disk, and nobody forges these files. */
+static const cal_sums no_rows = { { 1, 2, 3, 4 }, 0 };
+
+static void add_up(cal_sums *s, const float *v, size_t n)
+{
+    cal_sums t = *s;
+    uint32_t word;
+
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&word, v + i, sizeof word);
+        t.lane[t.n % 4] = (t.lane[t.n % 4] ^ word) * 0x9e3779b97f4a7c15u;
+        t.n++;
+    }
+    *s = t;
+}
+
+static void drop_file(cal_hidden_file *f)
+{
+    if (f)
+        q_out_close(f->out);
+    q_free(f);
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -96,7 +124,7 @@ void cal_hidden_close(cal_hidden *h)
     be->ops->free(be, h->near);
     host_free(be, h->mem);
     q_file_close(h->was);
-    q_out_close(h->next);
+    drop_file(h->next);
     q_free(h->path);
     q_free(h->older);
     q_free(h->next_path);
@@ -148,7 +176,8 @@ static q_status write_rows(void *self, q_err *err)
 {
     const cal_rows *s = self;
 
-    return q_out_write(s->file, s->v, s->bytes, err);
+    add_up(&s->file->sums, s->v, s->bytes / sizeof *s->v);
+    return q_out_write(s->file->out, s->v, s->bytes, err);
 }
 
 q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *err)
@@ -180,15 +209,16 @@ q_status cal_hidden_begin(cal_hidden *h, const char *path, q_err *err)
 {
     q_status st = Q_OK;
 
-    if (!(h->next_path = q_strdup(path)))
+    if (!(h->next_path = q_strdup(path)) || !(h->next = q_calloc(1, sizeof *h->next)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    Q_TRY(q_out_open(&h->next, path, 1, err));
+    h->next->sums = no_rows;
+    Q_TRY(q_out_open(&h->next->out, path, 1, err));
 out:
     return st;
 }
 
 typedef struct publication {
-    q_out *file;
+    cal_hidden_file *file;
     char *before; /* the file that it replaces, NULL: none */
 } publication;
 
@@ -197,7 +227,8 @@ static q_status publish(void *self, q_err *err)
     q_status st = Q_OK;
     const publication *p = self;
 
-    Q_TRY(q_out_commit(p->file, err));
+    Q_TRY(q_out_write(p->file->out, p->file->sums.lane, sizeof p->file->sums.lane, err));
+    Q_TRY(q_out_commit(p->file->out, err));
     if (p->before)
         unlink(p->before);
 out:
@@ -208,7 +239,7 @@ static void drop_publication(void *self)
 {
     publication *p = self;
 
-    q_out_close(p->file);
+    drop_file(p->file);
     q_free(p->before);
     q_free(p);
 }
@@ -225,7 +256,7 @@ q_status cal_hidden_turn(cal_hidden *h, q_err *err)
             Q_TRY(cal_writer_wait(h->o.writer, h->stage[i].ticket, err));
         q_file_close(h->was);
         h->was = NULL;
-        Q_TRY(q_out_read_back(h->next, &h->was, err));
+        Q_TRY(q_out_read_back(h->next->out, &h->was, err));
     }
     if (!(p = q_calloc(1, sizeof *p)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", h->next_path);
@@ -247,37 +278,61 @@ q_status cal_hidden_wait(cal_hidden *h, q_err *err)
     return cal_writer_wait(h->o.writer, h->named, err);
 }
 
-q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)
+/* Rows of a file to where they belong; *sums: of all of them. */
+static q_status load_rows(cal_hidden *h, const q_file *f, cal_sums *sums, q_err *err)
 {
     q_status st = Q_OK;
     rt_backend *be = h->o.be;
-    const int64_t near = h->o.device_rows;
-    const uint64_t want = (uint64_t)h->o.rows * row_bytes(h);
+    const int64_t near = h->near ? h->o.device_rows : 0;
+    cal_rows *s = NULL;
+
+    for (int64_t row = 0, n; row < h->o.rows; row += n) {
+        const int64_t left = (row < near ? near : h->o.rows) - row;
+        float *v = NULL;
+        size_t bytes;
+
+        n = left < h->o.step ? left : h->o.step;
+        bytes = (size_t)n * row_bytes(h);
+        if (row >= near && h->mem) {
+            v = h->mem + (row - near) * h->o.width;
+        } else {
+            Q_TRY(take_stage(h, &s, err));
+            v = s->v;
+        }
+        Q_TRY(q_file_pread(f, v, bytes, (uint64_t)row * row_bytes(h), err));
+        add_up(sums, v, bytes / sizeof *v);
+        if (row >= near)
+            continue;
+        Q_TRY(be->ops->copy(be, h->near + row * h->o.width, v, bytes, RT_TO_DEVICE, err));
+        Q_TRY(be->ops->sync(be, err)); /* the buffer is used again */
+    }
+out:
+    return st;
+}
+
+q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err)
+{
+    q_status st = Q_OK;
+    const uint64_t rows = (uint64_t)h->o.rows * row_bytes(h);
+    cal_sums is = no_rows, was = no_rows;
     q_file *f = NULL;
-    cal_rows *s;
 
     Q_TRY(q_file_open(&f, path, err));
-    if (q_file_bytes(f) != want)
-        Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, wanted %llu: --no-resume starts anew", path,
-               (unsigned long long)q_file_bytes(f), (unsigned long long)want);
+    if (q_file_bytes(f) != rows + sizeof was.lane)
+        Q_FAIL(err, Q_EFORMAT, "%s: %llu bytes, wanted %llu", path,
+               (unsigned long long)q_file_bytes(f), (unsigned long long)(rows + sizeof was.lane));
+    Q_TRY(load_rows(h, f, &is, err));
+    Q_TRY(q_file_pread(f, was.lane, sizeof was.lane, rows, err));
+    for (int i = 0; i < 4; i++)
+        if (is.lane[i] != was.lane[i])
+            Q_FAIL(err, Q_EFORMAT,
+                   "%s: was changed: a sum of it is %016" PRIx64 ", wanted %016" PRIx64, path,
+                   is.lane[i], was.lane[i]);
     if (!(h->path = q_strdup(path)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     if (h->o.place == CAL_IN_FILES) {
         h->was = f;
         f = NULL;
-        goto out;
-    }
-    if (h->mem)
-        Q_TRY(q_file_pread(f, h->mem, (size_t)(h->o.rows - near) * row_bytes(h),
-                           (uint64_t)near * row_bytes(h), err));
-    for (int64_t row = 0; row < near; row += h->o.step) {
-        const int64_t left = near - row, n = left < h->o.step ? left : h->o.step;
-
-        Q_TRY(take_stage(h, &s, err));
-        Q_TRY(q_file_pread(f, s->v, (size_t)n * row_bytes(h), (uint64_t)row * row_bytes(h), err));
-        Q_TRY(be->ops->copy(be, h->near + row * h->o.width, s->v, (size_t)n * row_bytes(h),
-                            RT_TO_DEVICE, err));
-        Q_TRY(be->ops->sync(be, err));
     }
 out:
     q_file_close(f);

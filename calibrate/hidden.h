@@ -13,8 +13,8 @@
  * x is memory of the backend.  On the device and in host memory rows are overwritten in place.  A
  * file gets its rows from the writer (writer.h) and its name when it is complete and on the disk;
  * then the one before it goes away (or the one before that), so that a killed run finds the last
- * whole layer.  Where rows
- * live changes no bit of them.  Threads: one. */
+ * whole layer.  Behind its rows stand sums of them, which loading compares.  Where rows live
+ * changes no bit of them.  Threads: one. */
 #ifndef CAL_HIDDEN_H
 #define CAL_HIDDEN_H
 
@@ -38,8 +38,19 @@ typedef struct cal_hidden_opts {
 
 #define CAL_STAGES 3 /* puts that may wait for the disk */
 
+/* A file of rows that is being written: behind the rows stand the four sums of them. */
+typedef struct cal_sums {
+    uint64_t lane[4];
+    uint64_t n; /* words so far */
+} cal_sums;
+
+typedef struct cal_hidden_file {
+    q_out *out;
+    cal_sums sums; /* the writer's */
+} cal_hidden_file;
+
 typedef struct cal_rows { /* on their way to a file */
-    q_out *file;
+    cal_hidden_file *file;
     float *v; /* [step, width] host */
     size_t bytes;
     uint64_t ticket;
@@ -51,11 +62,11 @@ typedef struct cal_hidden {
     float *mem;  /* [the rest, width] host memory, NULL: none */
     cal_rows stage[CAL_STAGES];
     unsigned turn;
-    q_out *next;    /* file of this layer, NULL: it gets none */
-    q_file *was;    /* in files: of the layer before */
-    char *path;     /* of the last file that has its name, or will have */
-    char *older;    /* and of the one before, if it is kept */
-    uint64_t named; /* ticket of the last one */
+    cal_hidden_file *next; /* of this layer, NULL: it gets none */
+    q_file *was;           /* in files: of the layer before */
+    char *path;            /* of the last file that has its name, or will have */
+    char *older;           /* and of the one before, if it is kept */
+    uint64_t named;        /* ticket of the last one */
     char *next_path;
 } cal_hidden;
 
@@ -72,7 +83,8 @@ q_status cal_hidden_put(cal_hidden *h, int64_t row, int64_t n, float *x, q_err *
 q_status cal_hidden_turn(cal_hidden *h, q_err *err);
 /* Returns when the last file that was handed over is on the disk. */
 q_status cal_hidden_wait(cal_hidden *h, q_err *err);
-/* Takes what a stopped run has stored.  Errors: Q_EFORMAT (another size). */
+/* Takes what a stopped run has stored.  Errors: Q_EFORMAT (another size, or not what was written).
+ */
 q_status cal_hidden_load(cal_hidden *h, const char *path, q_err *err);
 
 #endif

@@ -76,9 +76,10 @@ static q_status check(cal_job *job, const char *path, const fmt_json *fingerprin
     q_status st = Q_OK;
     fmt_json *was = NULL;
     q_buf text = { 0 };
+    q_err why = { 0 };
 
     if (q_path_exists(path)) {
-        Q_TRY(fmt_json_read(&was, path, JOB_MAX, err));
+        Q_TRY(cal_job_read(job->dir, fmt_json_read(&was, path, JOB_MAX, &why), &why, err));
         Q_TRY(compare(job, was, fingerprint, err));
     } else {
         Q_TRY(fmt_json_print(&text, fingerprint, 1, err));
@@ -166,6 +167,14 @@ q_status cal_job_remove(const char *dir, q_err *err)
 const char *cal_job_dir(const cal_job *job)
 {
     return job->dir;
+}
+
+q_status cal_job_read(const char *dir, q_status st, const q_err *why, q_err *err)
+{
+    if (st == Q_EFORMAT || st == Q_ESHAPE)
+        return q_fail(err, st, "%s: cannot be continued, --no-resume starts anew: %.400s", dir,
+                      why->msg);
+    return st == Q_OK ? st : q_fail(err, st, "%s", why->msg);
 }
 
 char *cal_job_layer_path(const cal_job *job, int64_t layer)

@@ -31,6 +31,8 @@ int64_t cal_job_begun_with(const char *dir, const char *key);
 /* Deletes the directory, which may be open or absent. */
 q_status cal_job_remove(const char *dir, q_err *err);
 const char *cal_job_dir(const cal_job *job);
+/* Returns st, of reading a file of the job in dir; err gets why, and of bad data what to do. */
+q_status cal_job_read(const char *dir, q_status st, const q_err *why, q_err *err);
 
 /* Names inside the directory; owned by the caller, NULL when out of memory. */
 char *cal_job_layer_path(const cal_job *job, int64_t layer);  /* layer-0007.h5 */

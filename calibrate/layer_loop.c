@@ -263,6 +263,7 @@ static q_status resume(loop *l, q_err *err)
     const cal_loop_opts *o = l->o;
     int64_t n = 0, stored = -1;
     char *path = NULL;
+    q_err why = { 0 };
 
     if (!o->job)
         return Q_OK;
@@ -277,13 +278,15 @@ static q_status resume(loop *l, q_err *err)
         q_free(path);
         if (!(path = cal_job_layer_path(o->job, i)))
             Q_FAIL(err, Q_ENOMEM, "no memory for file names");
-        Q_TRY(o->client->load(o->client->self, i, path, err));
+        st = o->client->load(o->client->self, i, path, &why);
+        Q_TRY(cal_job_read(cal_job_dir(o->job), st, &why, err));
     }
     if (stored >= 0) {
         q_free(path);
         if (!(path = cal_job_hidden_path(o->job, stored)))
             Q_FAIL(err, Q_ENOMEM, "no memory for file names");
-        Q_TRY(cal_hidden_load(&l->hidden, path, err));
+        st = cal_hidden_load(&l->hidden, path, &why);
+        Q_TRY(cal_job_read(cal_job_dir(o->job), st, &why, err));
     }
     l->at = n;
     if (n > 0)
