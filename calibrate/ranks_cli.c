@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* What fails in all ranks alike is said by rank 0, which ends the others meanwhile. */
-#define FIRST_WORD 900000 /* microseconds */
+/* What fails in all ranks alike is said by rank 0, which ends the others meanwhile; and so is what
+ * failed in another: mpirun sends SIGTERM, and SIGKILL a second later. */
+#define FIRST_WORD 2 /* seconds */
 
 /* Threads of a rank: its part of the cores, unless mpirun has bound it to some. */
 static void share_cores(const rt_comm *c, q_cli *cli)
@@ -60,7 +61,7 @@ int cal_ranks_exit(rt_comm *c, const q_cli *cli, q_status st, const q_err *err)
     int code = q_exit_code(st);
 
     /* the signal of an mpirun that ends all interrupts the sleep */
-    if (st == Q_OK || rt_comm_rank(c) == 0 || usleep(FIRST_WORD) == 0)
+    if (st == Q_OK || rt_comm_rank(c) == 0 || sleep(FIRST_WORD) == 0)
         code = q_cli_exit(cli, st, err);
     if (code != 0)
         rt_comm_abort(c, code);

@@ -83,6 +83,7 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
     const int tty = isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
     error_t rc;
 
+    signal(SIGXFSZ, SIG_IGN);
     c->progress = -1;
     argp_err_exit_status = q_exit_code(Q_EARG);
     rc = argp_parse(argp, argc, argv, 0, NULL, input);
@@ -121,7 +122,6 @@ const volatile sig_atomic_t *q_cli_catch_signals(void)
     for (size_t i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
         if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaction(sigs[i], &sa, NULL);
-    signal(SIGXFSZ, SIG_IGN);
     return &stop;
 }
 

@@ -41,13 +41,13 @@ typedef struct q_cli {
 extern const struct argp q_cli_argp;             /* the shared options */
 extern const struct argp_child q_cli_children[]; /* --json --threads --seed -q -v --progress ... */
 
-/* Parse, resolve log level and progress.  Exits for --help and usage errors (argp does).
+/* Parse, resolve log level and progress.  Exits for --help and usage errors (argp does).  A file
+ * size limit becomes a failed write.
  * Errors: Q_EUNSUPPORTED (several ranks of a program that works alone). */
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err);
 /* SIGINT, SIGTERM and SIGHUP (unless ignored, as under nohup) set the flag returned, which long
- * work looks at; a second signal ends the process at once with 128 + its number.  A file size limit
- * becomes a failed write. */
+ * work looks at; a second signal ends the process at once with 128 + its number. */
 const volatile sig_atomic_t *q_cli_catch_signals(void);
 /* After a signal, when there is a directory OUTPUT.job: warns that it keeps what is done, and gives
  * the command that continues, quoted for a shell, on a line of its own. */

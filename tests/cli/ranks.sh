@@ -88,6 +88,50 @@ expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}"
 expect cmp "$tmp/j1.h5" "$tmp/j.h5"
 tap_ok "a signal to one rank is exit 75 of all, and the same command goes on"
 
+# a job whose files were cut or changed since: the file is named, by whichever rank reads it
+rm "$tmp/j.h5"
+start
+kill -TERM "$(ranks_of $pid | head -1)"
+wait $pid
+cp -r "$tmp/j.h5.job" "$tmp/kept.job"
+last=$(cd "$tmp/kept.job" && echo hidden-*.1.bin)
+last=${last##* }
+spoiled() { # FILE PATTERN
+    expect_exit 65 ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}"
+    expect_stderr "j.h5.job: cannot be continued, --no-resume starts anew: .*/$1: $2"
+    expect test ! -e "$tmp/j.h5"
+    cp "$tmp/kept.job/$1" "$tmp/j.h5.job/$1"
+}
+for file in layer-0001.h5 "$last" "${last%.1.bin}.bin" job.json; do
+    truncate -s 100 "$tmp/j.h5.job/$file"
+    spoiled $file "(has 100 bytes|100 bytes|line [0-9])"
+    [ $file != job.json ] || continue
+    printf "\xa5\x5a" | dd of="$tmp/j.h5.job/$file" bs=1 seek=30001 conv=notrunc status=none
+    spoiled $file "was changed"
+done
+truncate -s 100 "$tmp/j.h5.job/$last"
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/j.h5" "${long[@]}" --no-resume
+expect cmp "$tmp/j1.h5" "$tmp/j.h5"
+tap_ok "files of a job that were cut or changed are named, --no-resume starts anew"
+
+# as on a full disk, in one of the ranks
+limited() { # RANK KIB PROGRAM...
+    local where="[ \$OMPI_COMM_WORLD_RANK != $1 ] || ulimit -f $2; exec \"\$@\""
+    shift 2
+    ranks 2 bash -c "$where" bash "$@"
+}
+for rank in 0 1; do
+    began=$SECONDS
+    expect_exit 74 limited $rank 64 "$gptq" -i "$model" -o "$tmp/full.h5" "${cal[@]}"
+    expect_stderr "^qwen-gptq: .*/full.h5.job/hidden-0000.*: write at byte 65536: File too large \(exit 74\)"
+    expect_equal "$(grep -c "(exit" "$tmp/stderr")" 1
+    expect_exit 74 limited $rank 64 "$convert" -i "$model" -o "$tmp/full" --smoothquant 0.5 "${cal[@]}"
+    expect test $((SECONDS - began)) -lt 30
+done
+expect_exit 0 ranks 2 "$gptq" -i "$model" -o "$tmp/full.h5" "${cal[@]}" --true-sequential --no-resume
+expect cmp "$tmp/g1.h5" "$tmp/full.h5"
+tap_ok "a rank that cannot write ends all within seconds, and its error is the only one"
+
 expect_exit 64 ranks 2 "$gptq" -i "$model" -o "$tmp/n.h5" "${cal[@]}" --calib-samples 1
 expect_stderr '1 samples for 2 ranks: use more text, or fewer ranks'
 expect_exit 66 ranks 2 "$gptq" -i "$model" -o "$tmp/n.h5" --calib-data "$tmp/none.jsonl"
