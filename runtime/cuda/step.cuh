@@ -254,7 +254,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1)
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.stages; i++) {
             bar_init(r.full + 8 * i, 1);
-            bar_init(r.empty + 8 * i, STEP_WARPS);
+            bar_init(r.empty + 8 * i, step_form<S>::givers * STEP_WARPS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }

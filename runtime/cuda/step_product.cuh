@@ -76,10 +76,12 @@ static __device__ __forceinline__ void step_load_codes(uint4 c[2][U][2], const s
 }
 
 /* The stages are read. */
-template <int U> static __device__ __forceinline__ void step_give_back(const step_stage w[U])
+template <int S, int U>
+static __device__ __forceinline__ void step_give_back(const step_stage w[U])
 {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
+    if (step_form<S>::givers == 1)
+        __syncwarp();
+    if (step_form<S>::givers == 32 || threadIdx.x % 32 == 0)
 #pragma unroll
         for (int u = 0; u < U; u++)
             bar_arrive(w[u].empty);
@@ -96,7 +98,7 @@ static __device__ __forceinline__ void step_column(typename step_form<S>::sum d[
     uint32_t o[2][U][4]; /* operands of this step and the next */
 
     step_load_codes<U>(c, w);
-    step_give_back<U>(w);
+    step_give_back<S, U>(w);
 #pragma unroll
     for (int i = 0; i < 2 * J; i++)
         v[i] = load_shared(x + 64 * i);
@@ -190,7 +192,7 @@ static __device__ __forceinline__ void step_codes(float d[STEP_UNITS][4], const 
 #pragma unroll
     for (int u = 0; u < U && grouped; u++)
         step_load_range(&range[u], w[u].groups, zeros);
-    step_give_back<U>(w);
+    step_give_back<S, U>(w);
 #pragma unroll
     for (int j = 0; j < J; j++)
         v[j] = load_shared(x + 64 * j);
@@ -262,7 +264,7 @@ static __device__ __forceinline__ void step_pieces(ring *r,
             bar_wait(r->full + 8 * s, parity);
         }
         if (c >= c1)
-            step_give_back<U>(w);
+            step_give_back<S, U>(w);
         else if constexpr (S == CU_F16 || S == CU_W8A8)
             step_column<S, U>(d, w, mine);
         else

@@ -11,14 +11,17 @@
 #include "runtime/cuda/step.h"
 #include "runtime/cuda/step_ring.cuh"
 
-/* J: see step_product.cuh.  groups: bytes of a stage beside its codes. */
+/* J: see step_product.cuh.  groups: bytes of a stage beside its codes.  givers: threads of a warp
+ * that say it has read a stage: one for all, or each for itself, which is what a checker of races
+ * can follow where plain copies (scales and zeros) bring the next contents. */
 template <int S> struct step_form {
     static const int J = S == CU_F16 ? 1 : S == CU_W8 ? 2 : 4;
     static const int groups = S == CU_W4G ? STEP_GROUPS : 0;
+    static const int givers = groups ? 32 : 1;
     typedef float sum;
 };
 template <> struct step_form<CU_W8A8> {
-    static const int J = 1, groups = 0;
+    static const int J = 1, groups = 0, givers = 1;
     typedef int32_t sum; /* exact */
 };
 
