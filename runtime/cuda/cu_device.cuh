@@ -35,6 +35,13 @@ static __device__ __forceinline__ __half cu_half(float v)
     return __hmax_nan(__hmin_nan(__float2half_rn(v), most), __hneg(most));
 }
 
+static __device__ __forceinline__ __half2 cu_halves(float lo, float hi)
+{
+    const __half2 most = __half2half2(__ushort_as_half((unsigned short)0x7bff));
+
+    return __hmax2_nan(__hmin2_nan(__floats2half2_rn(lo, hi), most), __hneg2(most));
+}
+
 static __device__ __forceinline__ float cu_warp_sum(float v) /* every lane gets it */
 {
     for (int d = 16; d > 0; d >>= 1)

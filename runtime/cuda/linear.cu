@@ -154,17 +154,46 @@ out:
 
 /* ---- cuBLASLt ------------------------------------------------------------------------------ */
 
-/* h [M, half] = silu(g) * u of z [M, 2 half], 2 columns a thread */
-static __global__ void silu_mul(const __half *z, __half *h, int64_t half, int64_t n)
+#define SILU_THREADS 128
+
+/* Values of 8 columns, zeros from half on. */
+static __device__ __forceinline__ void load8(__half v[8], const __half *from, int64_t k,
+                                             int64_t half)
 {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, t = i / half, k = i % half;
+    if (half % 8 == 0) {
+        *(uint4 *)v = *(const uint4 *)(from + k);
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        v[e] = k + e < half ? from[k + e] : __ushort_as_half(0);
+}
+
+/* h [M, half] = silu(g) * u of z [M, 2 half]: a token a block of x, 8 columns a thread */
+static __global__ void __launch_bounds__(SILU_THREADS)
+    silu_mul(const __half *z, __half *h, int64_t half)
+{
+    const int64_t k = 8 * ((int64_t)blockIdx.y * SILU_THREADS + threadIdx.x);
+    __align__(16) __half g[8], u[8];
 
     cu_wait();
-    if (i < n) {
-        const float g = __half2float(z[2 * t * half + k]);
+    if (k >= half)
+        return;
+    z += 2 * half * blockIdx.x;
+    h += half * blockIdx.x;
+    load8(g, z, k, half);
+    load8(u, z + half, k, half);
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const float v = __half2float(g[e]);
 
-        h[i] = cu_half(g / (1.0f + __expf(-g)) * __half2float(z[2 * t * half + half + k]));
+        g[e] = cu_half(v / (1.0f + __expf(-v)) * __half2float(u[e]));
     }
+    if (half % 8 == 0)
+        *(uint4 *)(h + k) = *(const uint4 *)g;
+    else
+        for (int e = 0; e < 8 && k + e < half; e++)
+            h[k + e] = g[e];
 }
 
 static q_status product(const cu_be *c, const rt_linear_args *a, void *d, int *done, q_err *err)
@@ -212,14 +241,16 @@ out:
 static q_status run_lt(const cu_be *c, const rt_linear_args *a, int *done, q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t half = a->w->N / 2, n = a->n_tok * half;
+    const int64_t half = a->w->N / 2, blocks = (half + 8 * SILU_THREADS - 1) / (8 * SILU_THREADS);
 
     if (a->epi != RT_EPI_SILU_MUL)
         return product(c, a, a->y, done, err);
+    if (a->n_tok > INT32_MAX || blocks > 65535) /* of a grid */
+        return Q_OK;
     Q_TRY(product(c, a, a->tmp, done, err));
     if (*done)
-        CU_LAUNCH(c, silu_mul, dim3((unsigned)((n + 255) / 256)), dim3(256), 0,
-                  (const __half *)a->tmp, (__half *)a->y, half, n);
+        CU_LAUNCH(c, silu_mul, dim3((unsigned)a->n_tok, (unsigned)blocks), dim3(SILU_THREADS), 0,
+                  (const __half *)a->tmp, (__half *)a->y, half);
 out:
     return st;
 }

@@ -1,8 +1,9 @@
 /* RMSNorm: f32 residual row in, f16 row out; one block per row.  CPU twin: runtime/cpu/norm.c.
  *
- * y = x / sqrt(mean(x^2) + eps) * w with f32 sums in a fixed order.  A thread keeps its first
- * values of the row, and of w, which it reads while the kernel before still runs; what is behind
- * them is read twice, the second time from L1.
+ * y = x / sqrt(mean(x^2) + eps) * w with f32 sums in a fixed order.  A thread keeps QUADS times 4
+ * neighbours of the row in registers, so that a block has all of a row of 4096 on its way at once,
+ * and as much of w, which it reads while the kernel before still runs; what is behind them is read
+ * twice, the second time from L1.
  *
  * When a w8a8 product is the only reader, the row goes out as its codes: what quant_rows.cu makes
  * of the halves, without writing and reading them. */
@@ -10,16 +11,29 @@
 #include "runtime/cuda/cu_w8a8.h"
 #include "runtime/cuda/cu_weight.cuh"
 
-#define KEPT 8 /* values of a thread in registers */
+#define QUADS       4
+#define KEPT        (4 * QUADS) /* values of a thread in registers */
+#define MAX_THREADS 1024
 
-/* this thread's first values of a row */
+/* where quad e of this thread starts */
+static __device__ __forceinline__ int64_t place(int e)
+{
+    return 4 * (threadIdx.x + (int64_t)e * blockDim.x);
+}
+
+/* this thread's first values of a row, zeros from dim on */
 static __device__ __forceinline__ void keep(float v[KEPT], const float *row, int64_t dim)
 {
 #pragma unroll
-    for (int e = 0; e < KEPT; e++) {
-        const int64_t i = threadIdx.x + (int64_t)e * blockDim.x;
+    for (int e = 0; e < QUADS; e++) {
+        const int64_t k = place(e);
 
-        v[e] = i < dim ? row[i] : 0.0f;
+        if (dim % 4 == 0 && k < dim)
+            *(float4 *)(v + 4 * e) = *(const float4 *)(row + k);
+        else
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                v[4 * e + i] = k + i < dim ? row[k + i] : 0.0f;
     }
 }
 
@@ -38,10 +52,11 @@ static __device__ __forceinline__ float factor(const float v[KEPT], const float 
     return 1.0f / sqrtf(cu_block_sum(sum, tmp) / (float)dim + eps);
 }
 
-static __global__ void rmsnorm(const float *x, const float *w, __half *y, const int32_t *rows,
-                               int64_t dim, float eps)
+static __global__ void __launch_bounds__(MAX_THREADS)
+    rmsnorm(const float *x, const float *w, __half *y, const int32_t *rows, int64_t dim, float eps)
 {
-    float v[KEPT], g[KEPT], f;
+    __align__(16) float v[KEPT], g[KEPT];
+    float f;
 
     keep(g, w, dim);
     cu_wait();
@@ -50,23 +65,34 @@ static __global__ void rmsnorm(const float *x, const float *w, __half *y, const 
     keep(v, x, dim);
     f = factor(v, x, dim, eps);
 #pragma unroll
-    for (int e = 0; e < KEPT; e++) {
-        const int64_t i = threadIdx.x + (int64_t)e * blockDim.x;
+    for (int e = 0; e < QUADS; e++) {
+        const int64_t k = place(e);
+        __align__(8) __half h[4];
 
-        if (i < dim)
-            y[i] = cu_half(v[e] * f * g[e]);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            h[i] = cu_half(v[4 * e + i] * f * g[4 * e + i]);
+        if (dim % 4 == 0 && k < dim)
+            *(uint2 *)(y + k) = *(const uint2 *)h;
+        else
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (k + i < dim)
+                    y[k + i] = h[i];
     }
     for (int64_t i = threadIdx.x + (int64_t)KEPT * blockDim.x; i < dim; i += blockDim.x)
         y[i] = cu_half(x[i] * f * w[i]);
 }
 
-static __global__ void rmsnorm_codes(const float *x, const float *w, int8_t *q, float *qs,
-                                     int64_t dim, int64_t ld, float eps, float x_scale)
+static __global__ void __launch_bounds__(MAX_THREADS)
+    rmsnorm_codes(const float *x, const float *w, int8_t *q, float *qs, int64_t dim, int64_t ld,
+                  float eps, float x_scale)
 {
     __shared__ uint32_t tmp_max[33];
     const int64_t rest = threadIdx.x + (int64_t)KEPT * blockDim.x;
+    __align__(16) float v[KEPT], g[KEPT];
     uint32_t top = 0;
-    float v[KEPT], g[KEPT], f;
+    float f;
     cu_coder coder;
 
     keep(g, w, dim);
@@ -76,7 +102,7 @@ static __global__ void rmsnorm_codes(const float *x, const float *w, int8_t *q, 
     keep(v, x, dim);
     f = factor(v, x, dim, eps);
 #pragma unroll
-    for (int e = 0; e < KEPT; e++) { /* what is not there is zero */
+    for (int e = 0; e < KEPT; e++) { /* what is not there is zero, and so is its code */
         v[e] = __half2float(cu_half(v[e] * f * g[e]));
         top = max(top, (uint32_t)__half_as_ushort(__float2half_rn(v[e])) & 0x7fffu);
     }
@@ -87,12 +113,9 @@ static __global__ void rmsnorm_codes(const float *x, const float *w, int8_t *q, 
     if (threadIdx.x == 0)
         qs[blockIdx.x] = coder.scale;
 #pragma unroll
-    for (int e = 0; e < KEPT; e++) {
-        const int64_t i = threadIdx.x + (int64_t)e * blockDim.x;
-
-        if (i < ld)
-            q[i] = i < dim ? cu_code(coder, v[e]) : (int8_t)0;
-    }
+    for (int e = 0; e < QUADS; e++)
+        if (place(e) < ld) /* a multiple of 128 */
+            *(uint32_t *)(q + place(e)) = cu_codes4(coder, v + 4 * e);
     for (int64_t i = rest; i < ld; i += blockDim.x)
         q[i] = i < dim ? cu_code(coder, __half2float(cu_half(x[i] * f * w[i]))) : (int8_t)0;
 }
@@ -108,12 +131,14 @@ extern "C" q_status cu_rmsnorm(rt_backend *be, const rt_rmsnorm_args *a, q_err *
 {
     q_status st = Q_OK;
     const cu_be *c = cu_of(be);
-    const unsigned threads = a->dim > 1024 ? 1024 : 256;
+    unsigned threads = 256;
 
     if (a->n_rows < 0 || a->n_rows > INT32_MAX || a->dim < 1)
         Q_FAIL(err, Q_ESHAPE, "rmsnorm: [%lld, %lld]", (long long)a->n_rows, (long long)a->dim);
     if (a->n_rows == 0)
         return Q_OK;
+    while (threads < MAX_THREADS && threads * KEPT < a->dim)
+        threads *= 2;
     if (in_codes(a))
         CU_LAUNCH(c, rmsnorm_codes, dim3((unsigned)a->n_rows), dim3(threads), 0, a->x, a->w,
                   cu_codes(c), cu_codes_scale(c), a->dim, cu_codes_ld(a->dim), (float)a->eps,

@@ -1,15 +1,15 @@
 /* From the fused projection to attention's inputs.  CPU twin and formulas: runtime/cpu/qkv_rope.c.
  *
- * A warp takes heads of one token in turn; lane l owns the rotated pairs l, l + 32, ... and
- * computes their angles once for all its heads.  A head passes through shared memory as f32,
- * because a pair may lie anywhere in it (halves or neighbours).  Few tokens: one head a warp, so
- * that the GPU is full; many: eight warps share a token.  K and V go to their page slots in the KV
- * format. */
+ * A warp takes heads of one token in turn, AHEAD of them on their way at once.  Lane l holds quads
+ * of neighbours, l and l + 32 of a head, and owns the rotated pairs l, l + 32, ... whose angles it
+ * computes once.  Keys and queries pass through shared memory as f32, because a pair may lie
+ * anywhere in a head (halves or neighbours).  Few tokens: one head a warp, so that the GPU is full;
+ * many: eight warps share a token.  K and V go to their page slots in the KV format. */
 #include "runtime/cuda/cu_codes.cuh"
 #include "runtime/cuda/cu_kv.cuh"
 
 #define ROPE_WARPS 8
-#define ROPE_PAIRS (CU_MAX_HD / 2 / 32) /* of one lane */
+#define AHEAD      4
 
 typedef struct rope_args {
     const __half *qkv; /* [n_tok, (n_head + 2 n_kv) hd] */
@@ -22,45 +22,138 @@ typedef struct rope_args {
     float eps, mscale;
 } rope_args;
 
-static __device__ void normalize(float *head, const float *w, int hd, float eps)
+static __device__ __forceinline__ int quad(int i)
 {
-    const int lane = (int)threadIdx.x;
+    return 4 * ((int)threadIdx.x + 32 * i);
+}
+
+/* v = v / sqrt(mean(v^2) + eps) * w; what is behind the head is zero */
+template <int QUADS>
+static __device__ __forceinline__ void normalize(float v[QUADS][4], const float *w, int hd,
+                                                 float eps)
+{
     float sum = 0;
 
-    for (int i = lane; i < hd; i += 32)
-        sum += head[i] * head[i];
+#pragma unroll
+    for (int i = 0; i < 4 * QUADS; i++)
+        sum += v[i / 4][i % 4] * v[i / 4][i % 4];
     sum = 1.0f / sqrtf(cu_warp_sum(sum) / (float)hd + eps);
-    for (int i = lane; i < hd; i += 32)
-        head[i] = head[i] * sum * w[i];
+#pragma unroll
+    for (int i = 0; i < 4 * QUADS; i++)
+        if (quad(i / 4) < hd)
+            v[i / 4][i % 4] = v[i / 4][i % 4] * sum * w[quad(i / 4) + i % 4];
+}
+
+/* The pairs of a head, which is in `head` while its parts move between lanes. */
+template <int QUADS>
+static __device__ __forceinline__ void rotate(const rope_args &a, float *head, float v[QUADS][4],
+                                              const float c[2 * QUADS], const float s[2 * QUADS])
+{
+#pragma unroll
+    for (int i = 0; i < QUADS; i++)
+        if (quad(i) < a.hd)
+            *(float4 *)(head + quad(i)) = *(const float4 *)v[i];
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 2 * QUADS; i++) {
+        const int p = (int)threadIdx.x + 32 * i;
+
+        if (p < a.pairs) {
+            float *x = head + p * a.step, *y = x + a.gap;
+            const float x0 = *x, y0 = *y;
+
+            *x = x0 * c[i] - y0 * s[i];
+            *y = y0 * c[i] + x0 * s[i];
+        }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) /* the next head is written by who has read this one */
+        if (quad(i) < a.hd)
+            *(float4 *)v[i] = *(const float4 *)(head + quad(i));
+}
+
+static __device__ __forceinline__ uint2 halves_of(const float v[4])
+{
+    uint2 r;
+
+    r.x = cu_as_u32(cu_halves(v[0], v[1]));
+    r.y = cu_as_u32(cu_halves(v[2], v[3]));
+    return r;
 }
 
 /* slot: of the token in its page's keys of kv head 0 */
-static __device__ void store_kv(const rope_args &a, const float *head, int which, int h, char *slot)
+template <int QUADS>
+static __device__ __forceinline__ void store_kv(const rope_args &a, const float v[QUADS][4],
+                                                int which, int h, char *slot)
 {
     char *to = slot + (which * a.kv.n_kv + h) * RT_PAGE * a.kv.hd * a.kv.bytes;
     const float scale = a.kv_type == FMT_I8 ? (which ? a.v_scale : a.k_scale)[h] : 1.0f;
 
-    for (int i = (int)threadIdx.x; i < a.hd; i += 32)
-        if (a.kv_type == FMT_I8)
-            ((int8_t *)to)[i] = cu_round_i8(head[i] / scale);
-        else if (a.kv_type == FMT_F32)
-            ((float *)to)[i] = head[i];
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) {
+        const int k = quad(i);
+
+        if (k >= a.hd)
+            break;
+        if (a.kv_type == FMT_I8) {
+            __align__(4) int8_t q[4];
+
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                q[e] = cu_round_i8(v[i][e] / scale);
+            *(uint32_t *)(to + k) = *(const uint32_t *)q;
+        } else if (a.kv_type == FMT_F32)
+            *(float4 *)((float *)to + k) = *(const float4 *)v[i];
         else
-            ((__half *)to)[i] = cu_half(head[i]);
+            *(uint2 *)((__half *)to + k) = halves_of(v[i]);
+    }
 }
 
+/* Head h of token t, as the projection has it. */
+template <int QUADS>
+static __device__ __forceinline__ void one_head(const rope_args &a, const uint2 raw[QUADS], int t,
+                                                int h, float *head, const float c[2 * QUADS],
+                                                const float s[2 * QUADS], char *slot)
+{
+    const int is_q = h < a.n_head, is_v = h >= a.n_head + a.n_kv;
+    const float *norm = is_q ? a.q_norm : is_v ? NULL : a.k_norm;
+    __align__(16) float v[QUADS][4];
+
+#pragma unroll
+    for (int i = 0; i < 4 * QUADS; i++)
+        v[i / 4][i % 4] = __half2float(((const __half *)&raw[i / 4])[i % 4]);
+    if (norm)
+        normalize<QUADS>(v, norm, a.hd, a.eps);
+    if (!is_v)
+        rotate<QUADS>(a, head, v, c, s);
+    if (!is_q) {
+        store_kv<QUADS>(a, v, is_v, is_v ? h - a.n_head - a.n_kv : h - a.n_head, slot);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * QUADS; i++)
+        v[i / 4][i % 4] *= a.q_scale[t];
+#pragma unroll
+    for (int i = 0; i < QUADS; i++)
+        if (quad(i) < a.hd)
+            *(uint2 *)(a.q + ((int64_t)t * a.n_head + h) * a.hd + quad(i)) = halves_of(v[i]);
+}
+
+/* QUADS: of a lane, so that a head has room */
+template <int QUADS>
 static __global__ void __launch_bounds__(32 * ROPE_WARPS) qkv_rope(const rope_args a)
 {
-    __shared__ float heads[ROPE_WARPS][CU_MAX_HD];
-    const int t = (int)blockIdx.x, lane = (int)threadIdx.x, n = a.n_head + 2 * a.n_kv;
+    __shared__ __align__(16) float heads[ROPE_WARPS][128 * QUADS];
+    const int t = (int)blockIdx.x, n = a.n_head + 2 * a.n_kv, step = (int)gridDim.y * ROPE_WARPS;
     const int pos = a.pos[t], seq = a.seq[t]; /* set before the step: no kernel writes them */
-    float *head = heads[threadIdx.y], c[ROPE_PAIRS], s[ROPE_PAIRS];
+    float c[2 * QUADS], s[2 * QUADS];
     char *slot =
         cu_page(a.kv, seq, pos / RT_PAGE, 0, 0) + (int64_t)(pos % RT_PAGE) * a.kv.hd * a.kv.bytes;
 
 #pragma unroll
-    for (int i = 0; i < ROPE_PAIRS; i++) {
-        const int p = lane + 32 * i;
+    for (int i = 0; i < 2 * QUADS; i++) {
+        const int p = (int)threadIdx.x + 32 * i;
         const float angle = p < a.pairs ? (float)pos * a.inv_freq[seq * a.pairs + p] : 0;
 
         sincosf(angle, &s[i], &c[i]);
@@ -68,38 +161,22 @@ static __global__ void __launch_bounds__(32 * ROPE_WARPS) qkv_rope(const rope_ar
         c[i] *= a.mscale;
     }
     cu_wait();
-    for (int h = (int)blockIdx.y * ROPE_WARPS + (int)threadIdx.y; h < n;
-         h += (int)gridDim.y * ROPE_WARPS) {
-        const __half *from = a.qkv + ((int64_t)t * n + h) * a.hd;
-        const int is_q = h < a.n_head, is_v = h >= a.n_head + a.n_kv;
-        const float *norm = is_q ? a.q_norm : is_v ? NULL : a.k_norm;
+    for (int h = (int)blockIdx.y * ROPE_WARPS + (int)threadIdx.y; h < n; h += AHEAD * step) {
+        uint2 raw[AHEAD][QUADS];
 
-        for (int i = lane; i < a.hd; i += 32)
-            head[i] = __half2float(from[i]);
-        __syncwarp();
-        if (norm) {
-            normalize(head, norm, a.hd, a.eps);
-            __syncwarp();
+#pragma unroll
+        for (int i = 0; i < AHEAD * QUADS; i++) {
+            const int k = quad(i % QUADS), at = h + i / QUADS * step;
+
+            raw[i / QUADS][i % QUADS] = make_uint2(0, 0);
+            if (at < n && k < a.hd)
+                raw[i / QUADS][i % QUADS] =
+                    *(const uint2 *)(a.qkv + ((int64_t)t * n + at) * a.hd + k);
         }
 #pragma unroll
-        for (int i = 0; i < ROPE_PAIRS; i++) {
-            const int p = lane + 32 * i;
-
-            if (p < a.pairs && !is_v) {
-                float *x = head + p * a.step, *y = x + a.gap;
-                const float x0 = *x, y0 = *y;
-
-                *x = x0 * c[i] - y0 * s[i];
-                *y = y0 * c[i] + x0 * s[i];
-            }
-        }
-        __syncwarp();
-        if (is_q)
-            for (int i = lane; i < a.hd; i += 32)
-                a.q[((int64_t)t * a.n_head + h) * a.hd + i] = cu_half(head[i] * a.q_scale[t]);
-        else
-            store_kv(a, head, is_v, is_v ? h - a.n_head - a.n_kv : h - a.n_head, slot);
-        __syncwarp(); /* the next head overwrites this one */
+        for (int i = 0; i < AHEAD; i++)
+            if (h + i * step < n)
+                one_head<QUADS>(a, raw[i], t, h + i * step, heads[threadIdx.y], c, s, slot);
     }
 }
 
@@ -110,6 +187,7 @@ extern "C" q_status cu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_er
     const fmt_dtype kv = a->kv->format->dtype;
     const int heads = (int)(m->n_head + 2 * m->n_kv), n_tok = a->b->n_tok;
     rope_args r;
+    dim3 grid;
 
     memset(&r, 0, sizeof r);
     if (m->hd < 8 || m->hd > CU_MAX_HD || m->hd % 8 != 0 || m->rot < 0 || m->rot > m->hd ||
@@ -145,10 +223,12 @@ extern "C" q_status cu_qkv_rope_store(rt_backend *be, const rt_qkv_args *a, q_er
     }
     r.eps = (float)m->eps;
     r.mscale = (float)m->rope_mscale;
-    CU_LAUNCH(
-        cu_of(be), qkv_rope,
-        dim3((unsigned)n_tok, n_tok < 64 ? (unsigned)((heads + ROPE_WARPS - 1) / ROPE_WARPS) : 1u),
-        dim3(32, ROPE_WARPS), 0, r);
+    grid =
+        dim3((unsigned)n_tok, n_tok < 64 ? (unsigned)((heads + ROPE_WARPS - 1) / ROPE_WARPS) : 1);
+    if (m->hd <= 128)
+        CU_LAUNCH(cu_of(be), qkv_rope<1>, grid, dim3(32, ROPE_WARPS), 0, r);
+    else
+        CU_LAUNCH(cu_of(be), qkv_rope<2>, grid, dim3(32, ROPE_WARPS), 0, r);
 out:
     return st;
 }
