@@ -4,33 +4,16 @@
  * quantized role is asked for when its first piece comes and kept until its last one is written.
  *
  * What goes where is told in formats/arch.h. */
-#include "convert/archive.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "convert/copies.h"
-#include "convert/units.h"
-#include "formats/arch.h"
+#include "convert/archive_impl.h"
 #include "formats/base/q_file.h"
-#include "formats/h5file.h"
 #include "quant/load.h"
 #include "quant/repack.h"
 
 #define SET_BYTES 1024 /* of a dataset besides its data: header, links, hash */
-#define META_MAX  ((size_t)4 << 20)
-
-typedef struct job {
-    const qnt_archive_opts *o;
-    fmt_packing p;
-    fmt_h5w *w;
-    qnt_tensor t;  /* the role whose pieces are being written */
-    float *values; /* [N] of the vector or bias that is being written; NULL: those of the source */
-    cvt_digests digests;
-    q_progress *progress;
-    uint64_t need, modules;
-} job;
 
 /* ---- measuring --------------------------------------------------------------------------------
  */
@@ -38,7 +21,7 @@ typedef struct job {
 static q_status measure(void *self, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
-    job *j = self;
+    cvt_archive *j = self;
     qnt_packed p;
     char place[FMT_H5_NAME];
 
@@ -59,7 +42,7 @@ out:
     return st;
 }
 
-static q_status set_packing(job *j, q_err *err)
+static q_status set_packing(cvt_archive *j, q_err *err)
 {
     const qnt_archive_opts *o = j->o;
     const fmt_packing *have = fmt_src_packing(o->src);
@@ -81,144 +64,11 @@ static q_status set_packing(job *j, q_err *err)
     return Q_OK;
 }
 
-/* ---- /meta ------------------------------------------------------------------------------------
- */
-
-static q_status put_json(job *j, const char *place, const fmt_json *doc, q_err *err)
-{
-    q_status st = Q_OK;
-    q_buf text = { 0 };
-
-    Q_TRY(fmt_json_print(&text, doc, 2, err));
-    Q_TRY(q_buf_puts(&text, "\n", err));
-    Q_TRY(fmt_h5_put_bytes(j->w, place, text.data, text.size, err));
-out:
-    q_buf_free(&text);
-    return st;
-}
-
-static q_status put_config(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const fmt_files files = fmt_src_files(j->o->src);
-    q_buf text = { 0 };
-
-    if (!fmt_files_has(&files, "config.json")) { /* an FT directory of the reference */
-        Q_TRY(put_json(j, "/meta/config.json", fmt_src_config(j->o->src), err));
-        goto out;
-    }
-    Q_TRY(fmt_files_slurp(&text, &files, "config.json", META_MAX, err));
-    Q_TRY(fmt_h5_put_bytes(j->w, "/meta/config.json", text.data, text.size, err));
-out:
-    q_buf_free(&text);
-    return st;
-}
-
-static q_status put_quantization(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const fmt_packing *have = j->o->weight ? NULL : fmt_src_packing(j->o->src);
-    fmt_json *doc = NULL;
-
-    Q_TRY(fmt_json_new(&doc, err));
-    Q_TRY(fmt_json_put_str(doc, "quant_method", j->p.method, err));
-    Q_TRY(fmt_json_put_int(doc, "bits", j->p.bits, err));
-    Q_TRY(fmt_json_put_int(doc, "group_size", j->p.group, err));
-    Q_TRY(fmt_json_put_bool(doc, "sym", j->p.sym, err));
-    Q_TRY(fmt_json_put_bool(doc, "desc_act", have && have->desc_act, err));
-    Q_TRY(fmt_json_put_int(doc, "zero_offset", 0, err));
-    Q_TRY(put_json(j, "/meta/quantization_config.json", doc, err));
-out:
-    fmt_json_free(doc);
-    return st;
-}
-
-static q_status put_source(fmt_json *doc, const fmt_src *src, q_err *err)
-{
-    q_status st = Q_OK;
-    fmt_json *from;
-
-    Q_TRY(fmt_json_put_obj(&from, doc, "source", err));
-    Q_TRY(fmt_json_put_str(from, "container", fmt_src_kind(src), err));
-    Q_TRY(fmt_json_put_str(from, "family", fmt_src_model(src)->family->model_type, err));
-    Q_TRY(fmt_json_put_int(from, "tensor_bytes", (int64_t)fmt_src_bytes(src), err));
-out:
-    return st;
-}
-
-/* Where the model came from, and how its codes came about: what the caller says, or what the
- * archive said that is rewritten. */
-static q_status put_manifest(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const fmt_src *src = j->o->src;
-    const fmt_files files = fmt_src_files(src);
-    const fmt_json *source, *how;
-    fmt_json *doc = NULL, *old = NULL;
-
-    if (files.arch && fmt_files_has(&files, "manifest.json"))
-        Q_TRY(fmt_files_json(&old, &files, "manifest.json", META_MAX, err));
-    source = fmt_json_get(old, "source");
-    how = j->o->provenance ? j->o->provenance : fmt_json_get(old, "quantization");
-    Q_TRY(fmt_json_new(&doc, err));
-    Q_TRY(fmt_json_put_str(doc, "format", FMT_ARCH_FORMAT, err));
-    Q_TRY(fmt_json_put_int(doc, "format_version", FMT_ARCH_VERSION, err));
-    Q_TRY(fmt_json_put_str(doc, "tool", j->o->tool, err));
-    Q_TRY(source ? fmt_json_put_copy(doc, "source", source, err) : put_source(doc, src, err));
-    Q_TRY(how ? fmt_json_put_copy(doc, "quantization", how, err)
-              : fmt_json_put_null(doc, "quantization", err));
-    Q_TRY(put_json(j, "/meta/manifest.json", doc, err));
-out:
-    fmt_json_free(old);
-    fmt_json_free(doc);
-    return st;
-}
-
-static q_status put_copies(job *j, int generation, q_err *err)
-{
-    q_status st = Q_OK;
-    cvt_copy *v = NULL;
-    size_t n = 0;
-    q_buf bytes = { 0 };
-    char place[FMT_H5_NAME];
-
-    Q_TRY(cvt_copies_list(&v, &n, j->o->src, err));
-    for (size_t i = 0; i < n; i++) {
-        const int is_gen = strcmp(v[i].name, "generation_config.json") == 0;
-
-        if (cvt_copy_is_config(v[i].name) || is_gen != generation)
-            continue;
-        snprintf(place, sizeof place, "/meta/%s%s", is_gen ? "" : "tokenizer/", v[i].name);
-        Q_TRY(cvt_copy_read(&bytes, j->o->src, &v[i], err));
-        Q_TRY(fmt_h5_put_bytes(j->w, place, bytes.data, bytes.size, err));
-    }
-out:
-    q_buf_free(&bytes);
-    cvt_copies_free(v, n);
-    return st;
-}
-
-static q_status put_meta(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-
-    Q_TRY(fmt_h5_attr_str(j->w, "/", "format", FMT_ARCH_FORMAT, err));
-    Q_TRY(fmt_h5_attr_int(j->w, "/", "format_version", FMT_ARCH_VERSION, err));
-    Q_TRY(fmt_h5_attr_str(j->w, "/", "tool", j->o->tool, err));
-    Q_TRY(put_config(j, err));
-    Q_TRY(put_copies(j, 1, err));
-    Q_TRY(put_quantization(j, err));
-    Q_TRY(put_manifest(j, err));
-    Q_TRY(put_copies(j, 0, err));
-out:
-    return st;
-}
-
 /* ---- /tensors ---------------------------------------------------------------------------------
  */
 
 /* What is known of the loss: told by the caller, or by the archive that is rewritten. */
-static fmt_lost lost_of(const job *j, const cvt_unit *u)
+static fmt_lost lost_of(const cvt_archive *j, const cvt_unit *u)
 {
     const fmt_files files = fmt_src_files(j->o->src);
     fmt_lost lost = { NAN, NAN };
@@ -233,7 +83,7 @@ static fmt_lost lost_of(const job *j, const cvt_unit *u)
     return lost;
 }
 
-static q_status put_attributes(job *j, const cvt_unit *u, q_err *err)
+static q_status put_attributes(cvt_archive *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
     const struct {
@@ -265,7 +115,7 @@ out:
 }
 
 /* The role of the unit into j->t. */
-static q_status take_role(job *j, const cvt_unit *u, q_err *err)
+static q_status take_role(cvt_archive *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
     const qnt_archive_opts *o = j->o;
@@ -282,7 +132,7 @@ out:
     return st;
 }
 
-static q_status put_codes(job *j, const cvt_unit *u, q_err *err)
+static q_status put_codes(cvt_archive *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
     char place[FMT_H5_NAME];
@@ -309,7 +159,7 @@ out:
 }
 
 typedef struct rows {
-    const job *j;
+    const cvt_archive *j;
     const cvt_unit *u;
 } rows;
 
@@ -320,7 +170,7 @@ static q_status fill_rows(void *self, int64_t r0, int64_t n, void *dst, q_err *e
     return cvt_unit_read(r->j->o->src, r->u, r0, n, r->u->K == 1 ? r->j->values : NULL, dst, err);
 }
 
-static q_status put_float(job *j, const cvt_unit *u, q_err *err)
+static q_status put_float(cvt_archive *j, const cvt_unit *u, q_err *err)
 {
     q_status st = Q_OK;
     const qnt_archive_opts *o = j->o;
@@ -347,7 +197,7 @@ out:
 
 static q_status put_unit(void *self, const cvt_unit *u, q_err *err)
 {
-    job *j = self;
+    cvt_archive *j = self;
 
     if (j->o->stop && *j->o->stop)
         return q_fail(err, Q_ECANCEL, "stopped by a signal: nothing is left");
@@ -355,64 +205,10 @@ static q_status put_unit(void *self, const cvt_unit *u, q_err *err)
     return u->what == CVT_CODES ? put_codes(j, u, err) : put_float(j, u, err);
 }
 
-static q_status put_kv(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const fmt_model *m = fmt_src_model(j->o->src);
-    float *k = NULL, *v = NULL;
-    char place[FMT_H5_NAME];
-
-    if (!j->o->k_scale && fmt_src_has(j->o->src, (fmt_ref){ FMT_ATTN_QKV, 0, FMT_K_SCALE }))
-        Q_TRY(qnt_load_kv_scales(&k, &v, j->o->src, err));
-    for (int64_t l = 0; (k || j->o->k_scale) && l < m->layers; l++)
-        for (int which = 0; which < 2; which++) {
-            const float *all = which ? (v ? v : j->o->v_scale) : (k ? k : j->o->k_scale);
-
-            snprintf(place, sizeof place, "/kv/layers.%lld/%c_scale", (long long)l,
-                     which ? 'v' : 'k');
-            Q_TRY(fmt_h5_put(j->w, place, FMT_F32, 1, &m->n_kv, all + l * m->n_kv, err));
-        }
-out:
-    q_free(k);
-    q_free(v);
-    return st;
-}
-
-static q_status put_factors(job *j, q_err *err)
-{
-    q_status st = Q_OK;
-    const qnt_archive_opts *o = j->o;
-    const fmt_model *m = fmt_src_model(o->src);
-    float *v = NULL;
-    char place[FMT_H5_NAME];
-
-    for (int64_t i = 0; i < m->layers * FMT_ROLES; i++) {
-        const fmt_role role = (fmt_role)(i % FMT_ROLES);
-        const int64_t layer = i / FMT_ROLES, K = fmt_dim_size(fmt_role_get(role)->cols, m);
-        const fmt_ref ref = { role, layer, FMT_FACTORS };
-
-        if (!fmt_role_get(role)->quant)
-            continue;
-        if (o->factors)
-            Q_TRY(o->factors(o->self, role, layer, &v, err));
-        else if (!o->weight && fmt_src_has(o->src, ref))
-            Q_TRY(qnt_load_f32(&v, o->src, ref, K, err));
-        snprintf(place, sizeof place, "/factors/layers.%lld/%s", (long long)layer,
-                 fmt_role_get(role)->name);
-        if (v)
-            Q_TRY(fmt_h5_put(j->w, place, FMT_F32, 1, &K, v, err));
-        q_free(v);
-        v = NULL;
-    }
-out:
-    q_free(v);
-    return st;
-}
-
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
-static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
+static q_status write_all(cvt_archive *j, qnt_archive_result *r, q_err *err)
 {
     q_status st = Q_OK;
     const qnt_archive_opts *o = j->o;
@@ -421,10 +217,9 @@ static q_status write_all(job *j, qnt_archive_result *r, q_err *err)
     double since;
 
     Q_TRY(fmt_h5_create(&j->w, o->path, o->force, err));
-    Q_TRY(put_meta(j, err));
+    Q_TRY(cvt_archive_put_meta(j, err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, put_unit, j, err));
-    Q_TRY(put_kv(j, err));
-    Q_TRY(put_factors(j, err));
+    Q_TRY(cvt_archive_put_layers(j, err));
     since = q_now();
     Q_TRY(fmt_h5_put_root(j->w, r->root_sha256, err));
     Q_TRY(fmt_h5_finish(j->w, &part, err));
@@ -469,7 +264,7 @@ q_status cvt_archive_write(qnt_archive_result *r, const qnt_archive_opts *o, q_e
 {
     q_status st = Q_OK;
     qnt_archive_result unused;
-    job j = { .o = o };
+    cvt_archive j = { .o = o };
 
     Q_TRY(check_output(o->src, o->path, o->force, err));
     Q_TRY(set_packing(&j, err));

@@ -12,6 +12,8 @@
 #define FMT_H5_SEAL  "qwenkit sha256 " /* the last line of a file, before 64 digits and LF */
 #define FMT_H5_SEALN (sizeof FMT_H5_SEAL - 1 + 64 + 1)
 
+#define FMT_H5_DAMAGED "cannot be looked up, the file is damaged: fetch it again, or make it anew"
+
 struct fmt_h5 {
     char *path;
     hid_t file;
