@@ -122,13 +122,28 @@ out:
     return st;
 }
 
+/* "qwenkit 0.1.0": the name of the tool and its version. */
+static q_status put_tool(cvt_archive *j, q_err *err)
+{
+    q_status st = Q_OK;
+    const size_t n = strcspn(j->o->tool, " ");
+    char name[64];
+
+    snprintf(name, sizeof name, "%.*s", (int)n, j->o->tool);
+    Q_TRY(fmt_h5_attr_str(j->w, "/", "tool", name, err));
+    if (j->o->tool[n])
+        Q_TRY(fmt_h5_attr_str(j->w, "/", "tool_version", j->o->tool + n + 1, err));
+out:
+    return st;
+}
+
 q_status cvt_archive_put_meta(cvt_archive *j, q_err *err)
 {
     q_status st = Q_OK;
 
     Q_TRY(fmt_h5_attr_str(j->w, "/", "format", FMT_ARCH_FORMAT, err));
     Q_TRY(fmt_h5_attr_int(j->w, "/", "format_version", FMT_ARCH_VERSION, err));
-    Q_TRY(fmt_h5_attr_str(j->w, "/", "tool", j->o->tool, err));
+    Q_TRY(put_tool(j, err));
     Q_TRY(put_config(j, err));
     Q_TRY(put_copies(j, 1, err));
     Q_TRY(put_quantization(j, err));

@@ -6,7 +6,8 @@
  *     Q_TRY(fmt_arch_read(a, i, 0, n, buf, err));
  *     Q_TRY(fmt_arch_file_read(a, "tokenizer.json", max, &text, err));
  *
- *   /                       format="qwen-quant-hdf5" format_version=1 tool content_root_sha256
+ *   /                       format="qwen-quant-hdf5" format_version=1 tool tool_version
+ *                           content_root_sha256
  *   /meta/                  config.json generation_config.json quantization_config.json
  *                           manifest.json, exact bytes; tokenizer/ every other small file
  *   /tensors/<module>/      qweight i32 [K/8, N]  qzeros i32 [G, N/8]  scales f16 [G, N]

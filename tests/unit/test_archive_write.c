@@ -11,6 +11,7 @@
 #include "formats/apart.h"
 #include "formats/arch.h"
 #include "formats/base/q_file.h"
+#include "formats/h5file.h"
 #include "tests/t_packed.h"
 
 /* ---- what is left -----------------------------------------------------------------------------
@@ -183,6 +184,21 @@ static void check_given(const char *path)
     fmt_src_close(s);
 }
 
+/* Attributes of the whole file. */
+static void check_tool(const char *path)
+{
+    q_err err = { 0 };
+    fmt_h5 *h = NULL;
+    char text[64];
+
+    T_OK(fmt_h5_open(&h, path, &err), err);
+    T_OK(fmt_h5_get_str(h, "/", "tool", text, sizeof text, &err), err);
+    T_STR(text, "qwenkit");
+    T_OK(fmt_h5_get_str(h, "/", "tool_version", text, sizeof text, &err), err);
+    T_STR(text, "test");
+    fmt_h5_close(h);
+}
+
 static void t_made(void)
 {
     q_err err = { 0 };
@@ -224,6 +240,7 @@ static void t_made(void)
     fmt_src_close(s);
     s = NULL;
     check_given(t_tmp("made.h5"));
+    check_tool(t_tmp("made.h5"));
     T_OK(fmt_src_open(&s, t_tmp("made.h5"), &err), err);
     w = (qnt_archive_opts){ .src = s, .path = t_tmp("again.h5"), .tool = "qwenkit test" };
     T_OK(cvt_archive_write(&r, &w, &err), err);
