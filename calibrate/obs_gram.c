@@ -280,3 +280,25 @@ q_status cal_gram_divide(cal_gram *g, fmt_role role, const double *s, q_err *err
 out:
     return st;
 }
+
+q_status cal_gram_copy(const cal_gram *g, fmt_role role, float **absmax, float **h_diag, q_err *err)
+{
+    q_status st = Q_OK;
+    const int64_t K = width(role, g->m);
+    float *most = q_malloc((size_t)K * sizeof *most), *diag = q_malloc((size_t)K * sizeof *diag);
+
+    if (!most || !diag)
+        Q_FAIL(err, Q_ENOMEM, "no memory for %lld inputs of %s", (long long)K,
+               fmt_role_get(role)->name);
+    memcpy(most, g->max[role], (size_t)K * sizeof *most);
+    Q_TRY(g->d.ops->diagonal(&g->d, diag, g->H[role], K, err));
+    for (int64_t k = 0; k < K; k++)
+        diag[k] = (float)((double)diag[k] / (double)g->n[role]);
+    *absmax = most;
+    *h_diag = diag;
+    most = diag = NULL;
+out:
+    q_free(most);
+    q_free(diag);
+    return st;
+}

@@ -60,6 +60,9 @@ q_status cal_gram_see(cal_gram *g, const cal_view *v, q_err *err);
 q_status cal_gram_share(cal_gram *g, uint32_t points, int done, int shares, q_err *err);
 /* Errors: Q_EFORMAT (an input that is not finite: layer and channel are named). */
 q_status cal_gram_end(cal_gram *g, uint32_t points, int64_t layer, q_err *err);
+/* Copies for the caller, to be freed with q_free: [K] largest |x|, [K] mean of x^2. */
+q_status cal_gram_copy(const cal_gram *g, fmt_role role, float **absmax, float **h_diag,
+                       q_err *err);
 /* What would have been seen if channel k had been divided by s[k]. */
 q_status cal_gram_divide(cal_gram *g, fmt_role role, const double *s, q_err *err);
 

@@ -271,7 +271,8 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
     nearest = round_opts(q, name);
     Q_TRY(load_weight(q, one, layer, role, err));
     spent(q, &q->times.weights);
-    fmt_report_buckets(stat->input, q->gram.max[role], (size_t)cols_of(q, role));
+    fmt_report_buckets(stat->input, q->gram.max[role], (size_t)K);
+    Q_TRY(cal_gram_copy(&q->gram, role, &q->out.absmax[role], &q->out.h_diag[role], err));
     Q_TRY(make_codes(q, &q->out.t[role], &means, name, role, err));
     cal_quant_count(stat, &q->out.t[role]);
     spent(q, &q->times.codes);

@@ -230,6 +230,7 @@ static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomi
                                      .weight = cal_quant_job_weight,
                                      .vector = cal_quant_job_vector,
                                      .factors = cal_quant_job_factors,
+                                     .stats = o->rtn ? NULL : cal_quant_job_stats,
                                      .loss = o->rtn ? NULL : cal_quant_job_loss,
                                      .k_scale = j.k_scale,
                                      .v_scale = j.v_scale,

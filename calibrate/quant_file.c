@@ -35,6 +35,8 @@ void cal_quant_layer_free(cal_quant_layer *l)
         q_free(l->bias[r]);
         q_free(l->norm[r]);
         q_free(l->factors[r]);
+        q_free(l->absmax[r]);
+        q_free(l->h_diag[r]);
     }
     q_free(l->kv);
     memset(l, 0, sizeof *l);
@@ -118,10 +120,13 @@ static int64_t parts_of(fmt_role role, const fmt_model *m)
     return K < FMT_MAP_COLS ? K : FMT_MAP_COLS;
 }
 
-static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_stat *s, const float *factors,
-                          const fmt_model *m, q_err *err)
+static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_layer *l, const fmt_model *m,
+                          q_err *err)
 {
     q_status st = Q_OK;
+    const cal_quant_stat *s = &l->stat[role];
+    const float *factors = l->factors[role];
+    const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, m);
     const int64_t n = parts_of(role, m), curve[] = { 2, QNT_AWQ_STEPS };
     float counts[CAL_CODE_BINS + 1];
     char name[FMT_H5_NAME];
@@ -131,7 +136,9 @@ static q_status put_input(fmt_h5w *w, fmt_role role, const cal_quant_stat *s, co
     Q_TRY(put_vector(w, role, "counts", counts, CAL_CODE_BINS + 1, err));
     Q_TRY(put_vector(w, role, "input", s->input, n, err));
     Q_TRY(put_vector(w, role, "input_raw", factors ? s->input_raw : NULL, n, err));
-    Q_TRY(put_vector(w, role, "factors", factors, fmt_dim_size(fmt_role_get(role)->cols, m), err));
+    Q_TRY(put_vector(w, role, "factors", factors, K, err));
+    Q_TRY(put_vector(w, role, fmt_part_name(FMT_STAT_ABSMAX), l->absmax[role], K, err));
+    Q_TRY(put_vector(w, role, fmt_part_name(FMT_STAT_H_DIAG), l->h_diag[role], K, err));
     name_of(name, role, "curve");
     if (s->curve[0][0] > 0)
         Q_TRY(fmt_h5_put(w, name, FMT_F32, 2, curve, s->curve, err));
@@ -153,7 +160,7 @@ q_status cal_quant_write(const char *path, const cal_quant_layer *l, const fmt_m
         if (l->t[i].codes) {
             Q_TRY(put_weight(w, role, &l->t[i], err));
             Q_TRY(put_stat(w, role, &l->stat[i], err));
-            Q_TRY(put_input(w, role, &l->stat[i], l->factors[i], m, err));
+            Q_TRY(put_input(w, role, l, m, err));
         }
         Q_TRY(put_vector(w, role, "bias", l->bias[i], n, err));
         Q_TRY(put_vector(w, role, "weight", l->norm[i], n, err));
@@ -318,4 +325,20 @@ q_status cal_quant_read_factors(float **out, const char *path, fmt_role role, co
                                 q_err *err)
 {
     return read_floats(out, path, role, "factors", fmt_dim_size(fmt_role_get(role)->cols, m), err);
+}
+
+q_status cal_quant_read_seen(float **out, const char *path, fmt_role role, fmt_part part,
+                             const fmt_model *m, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *name = fmt_part_name(part);
+
+    Q_TRY(read_floats(out, path, role, name, fmt_dim_size(fmt_role_get(role)->cols, m), err));
+    if (!*out)
+        Q_FAIL(err, Q_EFORMAT,
+               "%s: '/%s/%s' is missing: an earlier version began this job, begin it anew with "
+               "--no-resume",
+               path, fmt_role_get(role)->name, name);
+out:
+    return st;
 }

@@ -10,6 +10,7 @@
  *     /attn_qkv/bias  [N] f32 and /attn_norm/weight [hid] f32, where factors were folded into them
  *     /attn_qkv/input [P] f32, and with factors: factors [K] f32, input_raw [P] f32, and when they
  *                     were searched for, curve [2, steps] f32; counts [17] f32: codes, ends
+ *     /attn_qkv/absmax, h_diag [K] f32: of the input as it was rounded for
  *     /kv [2, n_kv] f32: largest keys and values of each head
  *     attributes of "/": seconds, memory
  *
@@ -20,6 +21,7 @@
 #include "calibrate/cost.h"
 #include "formats/family.h"
 #include "formats/report.h"
+#include "formats/source.h"
 #include "quant/awq.h"
 #include "quant/scheme.h"
 
@@ -49,6 +51,8 @@ typedef struct cal_quant_layer {
     float *bias[FMT_ROLES];    /* [N] when it was changed, else NULL */
     float *norm[FMT_ROLES];    /* [hid] of the two norms when they were changed, else NULL */
     float *factors[FMT_ROLES]; /* [K] what the inputs were divided by, else NULL */
+    float *absmax[FMT_ROLES];  /* [K] largest |x| of the inputs as they were rounded for */
+    float *h_diag[FMT_ROLES];  /* [K] mean of x^2 of them */
     float *kv;                 /* [2, n_kv] largest keys and values */
     cal_quant_stat stat[FMT_ROLES];
     cal_cost cost;
@@ -67,6 +71,9 @@ q_status cal_quant_read_weight(qnt_tensor *t, const char *path, fmt_role role, c
 /* A bias (of a linear) or the weight of a norm; *out NULL when it is that of the source. */
 q_status cal_quant_read_vector(float **out, const char *path, fmt_role role, const fmt_model *m,
                                q_err *err);
+/* FMT_STAT_ABSMAX or _H_DIAG of a linear [K].  Errors: Q_EFORMAT (not there). */
+q_status cal_quant_read_seen(float **out, const char *path, fmt_role role, fmt_part part,
+                             const fmt_model *m, q_err *err);
 /* Factors of a linear [K]; *out NULL when there are none. */
 q_status cal_quant_read_factors(float **out, const char *path, fmt_role role, const fmt_model *m,
                                 q_err *err);

@@ -244,6 +244,27 @@ out:
     return st;
 }
 
+/* Not with rtn. */
+q_status cal_quant_job_stats(void *self, fmt_ref ref, float **out, q_err *err)
+{
+    q_status st = Q_OK;
+    const cal_quant_job *j = self;
+    const cal_quant_stat *s = &j->quant.stat[ref.layer * FMT_ROLES + ref.role];
+    char *path = cal_job_layer_path(j->run.job, ref.layer);
+
+    if (!path || (ref.part == FMT_STAT_LOSS && !(*out = q_malloc(2 * sizeof **out))))
+        Q_FAIL(err, Q_ENOMEM, "no memory for the statistics of a layer");
+    if (ref.part == FMT_STAT_LOSS) {
+        (*out)[0] = (float)s->nearest;
+        (*out)[1] = (float)s->error;
+    } else {
+        Q_TRY(cal_quant_read_seen(out, path, ref.role, ref.part, fmt_src_model(j->src), err));
+    }
+out:
+    q_free(path);
+    return st;
+}
+
 qnt_loss cal_quant_job_loss(void *self, fmt_role role, int64_t layer)
 {
     const cal_quant_job *j = self;

@@ -43,6 +43,7 @@ q_status cal_quant_job_weight(void *self, fmt_role role, int64_t layer, qnt_tens
                               q_err *err);
 q_status cal_quant_job_vector(void *self, fmt_ref ref, float **out, q_err *err);
 q_status cal_quant_job_factors(void *self, fmt_role role, int64_t layer, float **out, q_err *err);
+q_status cal_quant_job_stats(void *self, fmt_ref ref, float **out, q_err *err);
 qnt_loss cal_quant_job_loss(void *self, fmt_role role, int64_t layer);
 
 /* Settings, calibration data and errors of every linear, for the archive. */

@@ -34,6 +34,7 @@ static q_status measure(void *self, const cvt_unit *u, q_err *err)
         goto out;
     }
     j->modules++;
+    j->need += 3 * SET_BYTES + 2 * (uint64_t)u->K * sizeof(float); /* of /stats */
     Q_TRY(qnt_packed_shapes(&p, &j->p, u->n1 - u->n0, u->K, u->module, err));
     for (int i = 0; i < QNT_ARRAYS; i++)
         if (p.a[i].suffix)

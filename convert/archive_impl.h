@@ -20,7 +20,7 @@ typedef struct cvt_archive {
 
 /* Attributes of the file, and /meta. */
 q_status cvt_archive_put_meta(cvt_archive *j, q_err *err);
-/* /kv and /factors: what there is for each layer besides tensors. */
+/* /kv, /factors and /stats: what there is for each layer besides tensors. */
 q_status cvt_archive_put_layers(cvt_archive *j, q_err *err);
 
 #endif

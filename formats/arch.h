@@ -17,6 +17,8 @@
  *   /kv/layers.<i>/         k_scale v_scale f32 [n_kv], optional
  *   /factors/layers.<i>/    attn_qkv attn_out ffn_gate_up ffn_down f32 [K], optional: what AWQ
  *                           divided the inputs by, folded in already; not needed to run
+ *   /stats/<module>/        absmax h_diag f32 [K]  loss f32 [2], optional: what calibration saw;
+ *                           modules that share an input have the same; not needed to run
  *
  * Opening reads names, types, shapes and places through the HDF5 library, in a process of its own,
  * and checks each against the size of the file.  Data are contiguous and are then read like

@@ -178,7 +178,7 @@ out:
     return st;
 }
 
-static q_status on_layer(void *self, const char *member, q_err *err)
+static q_status on_group(void *self, const char *member, q_err *err)
 {
     q_status st = Q_OK;
     const walk *w = self;
@@ -241,15 +241,15 @@ out:
     return st;
 }
 
-/* What is there for each layer besides tensors: "/kv", "/factors". */
-static q_status walk_layers(fmt_arch *a, const fmt_h5 *h, const char *group, q_err *err)
+/* What is there besides tensors, in groups of a layer or module: "/kv", "/factors", "/stats". */
+static q_status walk_groups(fmt_arch *a, const fmt_h5 *h, const char *group, q_err *err)
 {
     q_status st = Q_OK;
     int yes;
 
     Q_TRY(fmt_h5_has(h, group, &yes, err));
     if (yes)
-        Q_TRY(fmt_h5_each(h, group, on_layer,
+        Q_TRY(fmt_h5_each(h, group, on_group,
                           &(walk){ .a = a, .h = h, .group = group, .lost = { NAN, NAN } }, err));
 out:
     return st;
@@ -267,8 +267,9 @@ q_status fmt_arch_walk(fmt_arch *a, q_err *err)
     Q_TRY(fmt_h5_each(h, "/meta", on_file, &w, err));
     w.group = "/tensors";
     Q_TRY(fmt_h5_each(h, "/tensors", on_tensor, &w, err));
-    Q_TRY(walk_layers(a, h, "/kv", err));
-    Q_TRY(walk_layers(a, h, "/factors", err));
+    Q_TRY(walk_groups(a, h, "/kv", err));
+    Q_TRY(walk_groups(a, h, "/factors", err));
+    Q_TRY(walk_groups(a, h, "/stats", err));
 out:
     fmt_h5_close(h);
     return st;

@@ -278,6 +278,69 @@ out:
     return st;
 }
 
+/* "/stats/<module>/<leaf>" of a piece; its tensor, FMT_NONE: absent */
+static size_t find_stat(char name[FMT_NAME_CAP], const fmt_src *s, fmt_ref ref, const char *piece)
+{
+    char module[FMT_NAME_CAP];
+
+    if (!fmt_name_make(module, sizeof module, piece, ref.layer, "") ||
+        snprintf(name, FMT_NAME_CAP, "/stats/%s/%s", module, fmt_part_name(ref.part)) >=
+            FMT_NAME_CAP)
+        return FMT_NONE;
+    return fmt_src_find(s, name);
+}
+
+/* One statistic of a linear, [n] for each of its pieces; of all of them, or none. */
+static q_status bind_stat(fmt_src *s, fmt_ref ref, int64_t n, char *used, q_err *err)
+{
+    q_status st = Q_OK;
+    const char *const *piece = fmt_family_names(s->model.family, ref.role)->tensor;
+    fmt_slot *slot = fmt_src_slot(s, ref);
+    char name[FMT_NAME_CAP];
+    int any = 0;
+
+    for (int p = 0; p < FMT_MAX_PIECES && piece[p]; p++)
+        any |= find_stat(name, s, ref, piece[p]) != FMT_NONE;
+    for (int p = 0; any && p < FMT_MAX_PIECES && piece[p]; p++) {
+        const size_t i = find_stat(name, s, ref, piece[p]);
+
+        if (i == FMT_NONE)
+            Q_FAIL(err, Q_EFORMAT, "%s: '%s' is missing, its sibling is there", s->dir, name);
+        Q_TRY(fmt_src_check_shape(s, fmt_src_tensor(s, i), n, 0, err));
+        if (fmt_src_tensor(s, i)->dtype != FMT_F32)
+            Q_FAIL(err, Q_EFORMAT, "%s: '%s' is %s, wanted F32", s->dir, name,
+                   fmt_dtype_st_name(fmt_src_tensor(s, i)->dtype));
+        fmt_src_use(s, i, used);
+        Q_TRY(fmt_src_add_seg(s, slot, &(fmt_seg){ .box = { p, p + 1, 0, n }, .store = i, .ld = n },
+                              err));
+        slot->N = p + 1;
+    }
+    slot->present = any;
+    slot->dtype = FMT_F32;
+    slot->K = n;
+out:
+    return st;
+}
+
+static q_status bind_stats(fmt_src *s, char *used, q_err *err)
+{
+    q_status st = Q_OK;
+
+    for (int64_t i = 0; i < s->model.layers * FMT_ROLES; i++) {
+        const fmt_role role = (fmt_role)(i % FMT_ROLES);
+        const int64_t layer = i / FMT_ROLES;
+        const int64_t K = fmt_dim_size(fmt_role_get(role)->cols, &s->model);
+
+        if (!fmt_role_get(role)->quant)
+            continue;
+        Q_TRY(bind_stat(s, (fmt_ref){ role, layer, FMT_STAT_ABSMAX }, K, used, err));
+        Q_TRY(bind_stat(s, (fmt_ref){ role, layer, FMT_STAT_H_DIAG }, K, used, err));
+        Q_TRY(bind_stat(s, (fmt_ref){ role, layer, FMT_STAT_LOSS }, 2, used, err));
+    }
+out:
+    return st;
+}
+
 q_status fmt_bind_names(fmt_src *s, q_err *err)
 {
     q_status st = Q_OK;
@@ -290,6 +353,7 @@ q_status fmt_bind_names(fmt_src *s, q_err *err)
     if (s->arch) {
         Q_TRY(bind_kv(s, used, err));
         Q_TRY(bind_factors(s, used, err));
+        Q_TRY(bind_stats(s, used, err));
     }
     Q_TRY(check_unused(s, used, err));
 out:

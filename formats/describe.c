@@ -53,6 +53,20 @@ static uint64_t kv_bytes(const fmt_model *m)
     return (uint64_t)(2 * m->layers * m->n_kv * m->hd * 2);
 }
 
+/* Modules of an archive that say what calibration saw. */
+static int64_t seen_modules(const fmt_src *s)
+{
+    int64_t n = 0;
+
+    for (int64_t i = 0; i < fmt_src_model(s)->layers * FMT_ROLES; i++) {
+        const fmt_ref ref = { (fmt_role)(i % FMT_ROLES), i / FMT_ROLES, FMT_STAT_LOSS };
+
+        if (fmt_role_get(ref.role)->quant && fmt_src_has(s, ref))
+            n += fmt_src_shape(s, ref).n1;
+    }
+    return n;
+}
+
 /* of the linears */
 static const char *dtype_of(const fmt_src *s)
 {
@@ -140,7 +154,8 @@ q_status fmt_describe_json(fmt_json *doc, const fmt_src *s, q_err *err)
                   { "vocab", m->vocab },
                   { "max_positions", m->max_ctx },
                   { "kv_bytes_per_token", (int64_t)kv_bytes(m) },
-                  { "decode_bytes", (int64_t)decode_bytes(s) } };
+                  { "decode_bytes", (int64_t)decode_bytes(s) },
+                  { "stats_modules", seen_modules(s) } };
     q_status st = Q_OK;
     char scheme[32];
 
@@ -218,6 +233,10 @@ q_status fmt_describe_text(q_buf *out, const fmt_src *s, q_err *err)
                        (long long)m->max_ctx, m->dyn_ntk ? ", dynamic NTK" : "",
                        m->yarn.factor != 0 ? ", YaRN" : "", (double)decode_bytes(s) * 1e-9,
                        (unsigned long long)kv_bytes(m)));
+    if (seen_modules(s) > 0)
+        Q_TRY(q_buf_printf(
+            out, err, "  statistics  absmax, h_diag and loss of %lld modules, from calibration\n",
+            (long long)seen_modules(s)));
 out:
     return st;
 }

@@ -47,6 +47,10 @@ typedef enum fmt_part {
     FMT_K_SCALE,       /* [n_kv] of attn_qkv: 1 / s of a head of K after RoPE */
     FMT_V_SCALE,       /* [n_kv] and of V */
     FMT_FACTORS,       /* [K] what AWQ divided the input by, folded in already; of archives */
+    /* What calibration saw, of archives, a row for each piece: */
+    FMT_STAT_ABSMAX, /* [pieces, K] largest |x| of each channel of the input */
+    FMT_STAT_H_DIAG, /* [pieces, K] mean of x^2: the diagonal of H over the tokens */
+    FMT_STAT_LOSS,   /* [pieces, 2] error of the output, rounded to nearest and as it is */
     /* A linear quantized by groups has these in the place of FMT_WEIGHT, whose shape is still told.
      * Words as they are stored, see packing.h: */
     FMT_QWEIGHT, /* [N, K/pw] i32, or [N/pw, K] */

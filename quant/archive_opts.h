@@ -35,7 +35,7 @@ typedef struct qnt_archive_opts {
     int force;
     const char *tool; /* "qwenkit 0.1.0" */
     /* How the codes were made; ignored when weight is NULL, then the source says it, as it does of
-     * provenance, factors and loss. */
+     * provenance, factors, stats and loss. */
     const char *method; /* "gptq", "awq" */
     int bits, sym;      /* 4 or 8; sym: every zero is 2^(bits - 1) */
     int64_t group;      /* columns of a group; -1: all of a row */
@@ -51,6 +51,9 @@ typedef struct qnt_archive_opts {
     /* What the inputs of a linear were divided by before it was rounded: *out [K] f32, freed by the
      * writer with q_free; NULL: by nothing.  May be NULL itself. */
     q_status (*factors)(void *self, fmt_role role, int64_t layer, float **out, q_err *err);
+    /* What calibration saw of a linear, ref.part FMT_STAT_ABSMAX, _H_DIAG [K] or _LOSS [2]: *out
+     * freed by the writer with q_free; NULL: not known.  May be NULL itself. */
+    q_status (*stats)(void *self, fmt_ref ref, float **out, q_err *err);
     /* NULL: not known. */
     qnt_loss (*loss)(void *self, fmt_role role, int64_t layer);
     void *self;

@@ -83,7 +83,26 @@ if command -v h5dump >/dev/null; then
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/damp "$tmp/a.h5"
     expect_stdout '0\.01'
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/error_rel "$tmp/w.h5"
+    for m in a w a-kv; do # what calibration saw
+        expect_exit 0 h5ls -r "$tmp/$m.h5"
+        expect_equal "$(grep -cE '^/stats/.*/(absmax|h_diag|loss) ' "$tmp/stdout")" 120
+        expect_stdout '/stats/transformer.h.7.mlp.c_proj/h_diag Dataset \{768\}'
+    done
+    loss() { h5dump -d "/stats/$1/loss" -s 1 -c 1 "$tmp/a.h5" | sed -nE 's/^ *\(1\): //p'; }
+    lost() { h5dump -a "/tensors/$1/error_rel" "$tmp/a.h5" | sed -nE 's/^ *\(0\): //p'; }
+    for m in 0.attn.c_attn 5.mlp.c_proj; do
+        within "$(loss transformer.h.$m)" "$(lost transformer.h.$m) * 0.99999" \
+            "$(lost transformer.h.$m) * 1.00001"
+    done
+    expect_exit 0 h5dump -a tool -a tool_version "$tmp/a.h5"
+    expect_stdout '"qwenkit"'
+    expect_stdout '"[0-9]+\.[0-9]+\.[0-9]+"'
 fi
+expect_exit 0 "$(bin qwen-inspect)" "$tmp/w.h5" --tensors
+expect_stdout 'statistics  absmax, h_diag and loss of 40 modules, from calibration'
+expect_stdout 'ffn_down +h_diag +7 +float32 +\[1, 768\] +/stats/transformer.h.7.mlp.c_proj/h_diag'
+expect_exit 0 "$(bin qwen-inspect)" "$tmp/r.h5" --json
+expect_stdout '"stats_modules": 0'
 expect_exit 64 "$kv" -m "$tmp/a.h5" -o "$tmp/n.h5" "${cal[@]}" -p 2
 expect_stderr 'is quantized by groups: --storage-type and --tensor-parallelism are of FT directories'
 expect_exit 64 "$kv" -m "$tmp/a.h5" -o "$tmp/a.h5" "${cal[@]}" --force

@@ -136,6 +136,48 @@ static q_status give_factors(void *self, fmt_role role, int64_t layer, float **o
     return Q_OK;
 }
 
+static float seen(fmt_ref ref, int64_t k)
+{
+    return 0.25f + (float)((k * 5 + ref.layer * 3 + (int)ref.role * 11 + (int)ref.part) % 37);
+}
+
+/* Not all of them of every linear. */
+static q_status give_stats(void *self, fmt_ref ref, float **out, q_err *err)
+{
+    const maker *m = self;
+    const int64_t K = fmt_src_shape(m->src, (fmt_ref){ ref.role, ref.layer, FMT_WEIGHT }).k1;
+    const int none = ref.role == FMT_FFN_DOWN && ref.layer == 0 && ref.part == FMT_STAT_LOSS;
+
+    (void)err;
+    *out = none ? NULL : q_malloc((size_t)K * sizeof **out);
+    for (int64_t k = 0; *out && k < K; k++)
+        (*out)[k] = seen(ref, k);
+    return Q_OK;
+}
+
+static void check_stats(const fmt_src *s)
+{
+    static const fmt_part part[] = { FMT_STAT_ABSMAX, FMT_STAT_H_DIAG, FMT_STAT_LOSS };
+    q_err err = { 0 };
+
+    for (int p = 0; p < 3; p++) {
+        const fmt_ref ref = { FMT_ATTN_QKV, 1, part[p] };
+        const int64_t n = part[p] == FMT_STAT_LOSS ? 2 : PK_HID;
+        float *v = NULL;
+
+        T_INT(fmt_src_shape(s, ref).n1, 3);
+        T_INT(fmt_src_shape(s, ref).k1, n);
+        T_OK(qnt_load_f32(&v, s, ref, 3 * n, &err), err);
+        for (int64_t i = 0; i < 3 * n; i++) /* q, k and v see the same */
+            T_NEAR(v[i], seen(ref, i % n), 0);
+        q_free(v);
+    }
+    T_STR(fmt_src_name(s, (fmt_ref){ FMT_FFN_GATE_UP, 0, FMT_STAT_LOSS }, 1),
+          "/stats/model.layers.0.mlp.up_proj/loss");
+    T_INT(fmt_src_has(s, (fmt_ref){ FMT_FFN_DOWN, 0, FMT_STAT_LOSS }), 0);
+    T_INT(fmt_src_has(s, (fmt_ref){ FMT_FFN_DOWN, 0, FMT_STAT_ABSMAX }), 1);
+}
+
 static qnt_loss give_loss(void *self, fmt_role role, int64_t layer)
 {
     (void)self;
@@ -174,6 +216,7 @@ static void check_given(const char *path)
     T_NEAR(v[5], 0.5 + (35 + 1 + (int)FMT_ATTN_OUT) % 23, 0);
     q_free(v);
     T_INT(fmt_src_has(s, (fmt_ref){ FMT_FFN_DOWN, 1, FMT_FACTORS }), 0);
+    check_stats(s);
     lost = fmt_arch_lost(fmt_src_files(s).arch, "model.layers.1.self_attn.o_proj");
     T_NEAR(lost.error_rel, 0.1 * (int)FMT_ATTN_OUT + 1e-3, 0);
     T_NEAR(lost.damp, 0.01, 0);
@@ -218,6 +261,7 @@ static void t_made(void)
                            .weight = give_weight,
                            .vector = give_vector,
                            .factors = give_factors,
+                           .stats = give_stats,
                            .loss = give_loss,
                            .self = &m,
                            .k_scale = k,

@@ -93,6 +93,34 @@ static void see(cal_gram *g, int share)
     }
 }
 
+/* What an archive keeps of it, against all values in turn in f64. */
+static void check_copy(const cal_gram *g, int shares)
+{
+    q_err err = { 0 };
+    float *most = NULL, *diag = NULL;
+    double worst = 0;
+
+    T_OK(cal_gram_copy(g, FMT_FFN_DOWN, &most, &diag, &err), err);
+    for (int64_t k = 0; k < FFN; k++) {
+        double largest = 0, sum = 0, off;
+
+        for (int s = 0; s < shares; s++)
+            for (int64_t i = 0; i < 2 * ROWS; i++) {
+                const double x = (double)value(s, i / ROWS * 1000 + i % ROWS * FFN + k);
+
+                largest = fabs(x) > largest ? fabs(x) : largest;
+                sum += x * x;
+            }
+        T_NEAR(most[k], largest, 0);
+        off = fabs((double)diag[k] * 2 * ROWS * shares / sum - 1);
+        worst = off > worst ? off : worst;
+    }
+    printf("# %d shares: mean squares differ by %.1e at most\n", shares, worst);
+    T_TRUE(worst < 1e-6); /* f32 sums of up to 80 values, one way round */
+    q_free(most);
+    q_free(diag);
+}
+
 static void t_tree(void)
 {
     static float H[FFN * FFN];
@@ -111,6 +139,7 @@ static void t_tree(void)
         }
         T_TRUE(g.waiting == NULL);
         T_OK(cal_gram_end(&g, points, 0, &err), err);
+        check_copy(&g, shares);
         naive(H, sum, 0, shares);
         T_INT(g.n[FMT_FFN_DOWN], 2 * ROWS * shares);
         for (int64_t i = 0; i < FFN; i++) {
