@@ -20,8 +20,8 @@ static const struct argp_option options[] = {
     { "force", 'f', 0, 0, "Replace what is there", 0 },
     { "text", KEY_TEXT, "FILE", 0, "Compare perplexities on FILE: int8 cache against float", 1 },
     { "assert", KEY_ASSERT, "CHECK", 0,
-      "After --text, end with 2 unless CHECK holds, as in 'ppl_delta<0.01'; also ppl, ppl_ratio, "
-      "kld_mean, top1",
+      "After --text, end with 2 unless CHECK holds, as in 'ppl_delta<0.01'; also ppl, ppl_float, "
+      "ppl_ratio, kld_mean, top1. The output stays, so that it can be looked at",
       1 },
     { 0 },
 };
@@ -58,6 +58,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_ASSERT:
         if (cal_gate_parse(&o->gate, arg, &err) != Q_OK)
             argp_error(state, "--assert: %s", err.msg);
+        if (cal_kv_check(&(cal_kv_report){ 0 }, &o->gate, &err) == Q_EARG)
+            argp_error(state, "%s", err.msg);
         o->has_gate = 1;
         return 0;
     case ARGP_KEY_END:
@@ -117,6 +119,7 @@ q_status cal_kv_cli_result(const cal_kv_cli *o, const cal_cli_opts *cal, const c
     cal_kv_report cost;
     cal_range_report all = *r;
     char *report = NULL;
+    q_err why = { 0 };
 
     if (o->text) {
         Q_TRY(cal_kv_compare(&cost, r->output, o->text, &cal->run, err));
@@ -131,8 +134,9 @@ q_status cal_kv_cli_result(const cal_kv_cli *o, const cal_cli_opts *cal, const c
         Q_TRY(print_json(v, &all, report, err));
     else
         print_lines(&all, report);
-    if (all.gate)
-        Q_TRY(cal_kv_check(all.gate, o->has_gate ? &o->gate : NULL, err));
+    if (all.gate && o->has_gate && cal_kv_check(all.gate, &o->gate, &why) != Q_OK)
+        Q_FAIL(err, Q_EGATE, "%s: %s: it stays there, remove it or do not use it", r->output,
+               why.msg);
 out:
     q_free(report);
     return st;

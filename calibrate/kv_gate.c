@@ -16,18 +16,37 @@ static q_status open_session(rt_session **s, const char *model, const char *kv,
     return rt_session_open(s, &so, o->log, err);
 }
 
+static q_status read_text(q_buf *bytes, const char *text, q_err *err)
+{
+    q_status st = Q_OK;
+    ds_set *set = NULL;
+
+    Q_TRY(ds_open(&set, text, NULL, err));
+    Q_TRY(ds_join(set, NULL, "\n\n", bytes, err));
+out:
+    ds_close(set);
+    return st;
+}
+
+q_status cal_kv_check_text(const char *text, q_err *err)
+{
+    q_buf bytes = { 0 };
+    const q_status st = read_text(&bytes, text, err);
+
+    q_buf_free(&bytes);
+    return st;
+}
+
 q_status cal_kv_compare(cal_kv_report *r, const char *model, const char *text,
                         const cal_run_opts *o, q_err *err)
 {
     q_status st = Q_OK;
     rt_session *with = NULL, *without = NULL;
-    ds_set *set = NULL;
     q_buf bytes = { 0 };
     q_ids ids = { 0 };
     cal_ppl_result p;
 
-    Q_TRY(ds_open(&set, text, NULL, err));
-    Q_TRY(ds_join(set, NULL, "\n\n", &bytes, err));
+    Q_TRY(read_text(&bytes, text, err));
     Q_TRY(open_session(&with, model, "int8", o, err));
     Q_TRY(open_session(&without, model, NULL, o, err));
     Q_TRY(txt_encode(with->tok, bytes.data, bytes.size, 0, &ids, err));
@@ -40,7 +59,6 @@ q_status cal_kv_compare(cal_kv_report *r, const char *model, const char *text,
                           .kld_mean = p.kld.mean,
                           .top1 = p.kld.same_top1 };
 out:
-    ds_close(set);
     rt_session_close(with);
     rt_session_close(without);
     q_buf_free(&bytes);
@@ -69,5 +87,5 @@ q_status cal_kv_check(const cal_kv_report *r, const cal_gate *gate, q_err *err)
         r->ppl, r->ppl_float, r->ppl_delta, r->ppl_ratio, r->kld_mean, r->top1
     };
 
-    return gate ? cal_gate_check(gate, names, values, sizeof values / sizeof values[0], err) : Q_OK;
+    return cal_gate_check(gate, names, values, sizeof values / sizeof values[0], err);
 }

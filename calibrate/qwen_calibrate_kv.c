@@ -14,7 +14,6 @@
 #include "convert/convert_cli.h"
 #include "convert/exec.h"
 #include "convert/pool.h"
-#include "formats/base/q_file.h"
 #include "formats/json_cli.h"
 
 static struct opts {
@@ -215,13 +214,10 @@ static q_status run(const volatile sig_atomic_t *stop, q_err *err)
 {
     q_status st = Q_OK;
     fmt_src *src = NULL;
-    q_file *text = NULL;
 
     o.start = q_now();
-    if (o.kv.text) { /* hours before it is needed */
-        Q_TRY(q_file_open(&text, o.kv.text, err));
-        q_file_close(text);
-    }
+    if (o.kv.text) /* hours before it is needed */
+        Q_TRY(cal_kv_check_text(o.kv.text, err));
     Q_TRY(fmt_src_open(&src, o.kv.model, err));
     Q_TRY(fmt_src_packing(src) ? run_archive(src, stop, err) : run_dir(src, stop, err));
 out:

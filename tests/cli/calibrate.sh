@@ -144,7 +144,14 @@ expect_stdout 'model.layers.7.attention.k_scale.bin'
 expect test ! -e "$tmp/dry"
 expect_exit 2 "$kv" -m "$model" -o "$tmp/kv" --stats "$tmp/stats.h5" --force \
     --text "$root/README.md" --assert 'ppl<1'
-expect_stderr 'ppl is [0-9.]+, wanted ppl<1 \(exit 2\)'
+expect_stderr 'kv/1-gpu: ppl is [0-9.]+, wanted ppl<1: it stays there, remove it or .* \(exit 2\)'
+expect test -e "$tmp/kv/1-gpu/config.ini"
+expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$data" --assert 'pp<1'
+expect_stderr "there is no figure 'pp'; known: ppl ppl_float ppl_delta ppl_ratio kld_mean top1"
+: >"$tmp/empty.txt"
+expect_exit 65 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$tmp/empty.txt" # before calibrating
+expect_stderr 'empty.txt: no samples in it'
+expect test ! -e "$tmp/kv2.job"
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" --text "$data" --assert 'ppl'
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2"
 expect_exit 64 "$kv" -m "$model" -o "$tmp/kv2" "${cal[@]}" -t int8
