@@ -39,8 +39,8 @@ static const struct argp_option run_options[] = {
       0 },
     { "chat-format", KEY_CHAT, "NAME", 0, TXT_CHAT_NAMES " (default: as the files say)", 0 },
     { "device", KEY_DEVICE, "NAME", 0,
-      "auto (default), cpu, cuda, cuda:N; with mpirun the first rank has this GPU, the next ones "
-      "those behind it",
+      "auto (default: a GPU that can be used, else the CPU; -v tells which and why), cpu, cuda, "
+      "cuda:N; with mpirun the first rank has this GPU, the next ones those behind it",
       0 },
     { "max-ram", KEY_MAX_RAM, "SIZE", 0,
       "Memory of each rank in all, 4GiB say: hidden states that do not fit go to files in the job "

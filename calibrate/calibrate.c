@@ -300,6 +300,7 @@ q_status cal_run_loop(cal_run *r, const cal_client *client, q_err *err)
 
     if (!r->be)
         Q_TRY(open_backend(r, err));
+    q_log_debug(r->o.log, "calibrating on %s", r->be->title);
     Q_TRY(agree(r, &plan, client, err));
     Q_TRY(open_job(r, plan.step_tok, err));
     lo = loop_opts(r, client);

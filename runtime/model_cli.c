@@ -50,7 +50,9 @@ static const struct argp_option model_options[] = {
       "qwen-calibrate-kv",
       0 },
     { "device", KEY_DEVICE, "NAME", 0,
-      "auto (default: a GPU where there is one), cpu, cuda, cuda:N", 0 },
+      "auto (default: a GPU that can be used, else the CPU; -v tells which and why), cpu, cuda, "
+      "cuda:N",
+      0 },
     { "chat-format", KEY_CHAT, "NAME", 0,
       TXT_CHAT_NAMES " (default: what the files of the model say)", 0 },
     { "enable-thinking", KEY_THINKING, 0, 0, "qwen3: think before answering (default)", 0 },
