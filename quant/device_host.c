@@ -171,9 +171,8 @@ static q_status arrange_host(const qnt_dev *d, float *U, const float *H, int64_t
 
 static q_status factor_host(const qnt_dev *d, float *H, int64_t K, int *ok, q_err *err)
 {
-    (void)d, (void)err;
-    *ok = qnt_factor(H, K);
-    return Q_OK;
+    (void)d;
+    return qnt_factor(H, K, ok, err);
 }
 
 static q_status quadratic_host(const qnt_dev *d, double *out, const float *E, int64_t M,

@@ -32,7 +32,8 @@ typedef struct qnt_gptq_opts {
 } qnt_gptq_opts;
 
 typedef struct qnt_gptq_result {
-    double damp;  /* as used: tenfold for each time H could not be factored */
+    double damp;  /* as used: tenfold for each time H could not be factored, in f32 and in f64 */
+    int f64;      /* 1: f32 could not */
     int64_t dead; /* columns whose input was always zero: their weights become zero */
 } qnt_gptq_result;
 

@@ -29,6 +29,9 @@
 void spotrf_(const char *uplo, const blasint *n, float *a, const blasint *lda, blasint *info);
 void strtri_(const char *uplo, const char *diag, const blasint *n, float *a, const blasint *lda,
              blasint *info);
+void dpotrf_(const char *uplo, const blasint *n, double *a, const blasint *lda, blasint *info);
+void dtrtri_(const char *uplo, const char *diag, const blasint *n, double *a, const blasint *lda,
+             blasint *info);
 
 void qnt_linalg_init(void)
 {
@@ -91,105 +94,220 @@ void qnt_mirror(float *H, int64_t K)
 
 /* ---- factorization --------------------------------------------------------------------------- */
 
-static float *at(float *A, int64_t K, int64_t i, int64_t j)
+/* Of f32 or f64: what OpenBLAS has for it, so that the walk over the tiles is written once.  Rows
+ * are K apart; the triangles of potrf and trtri are lower ones, 0: done. */
+typedef struct real {
+    size_t size;
+    void (*gemm)(int transB, int64_t M, int64_t N, int64_t K, double alpha, const void *A,
+                 int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc);
+    void (*trsm)(int transL, int64_t M, int64_t N, double alpha, const void *L, void *C,
+                 int64_t ld);
+    blasint (*potrf)(int64_t n, void *A, int64_t ld);
+    blasint (*trtri)(int64_t n, void *A, int64_t ld);
+} real;
+
+static CBLAS_TRANSPOSE turned(int yes)
 {
-    return A + i * TILE * K + j * TILE;
+    return yes ? CblasTrans : CblasNoTrans;
 }
 
-/* C = C inverse(L)', or -C inverse(L); C [m, n], L [n, n] lower */
-static void solve_right(const float *L, float *C, int64_t m, int64_t n, int64_t ld, int transposed)
+static void gemm_f32(int transB, int64_t M, int64_t N, int64_t K, double alpha, const void *A,
+                     int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc)
 {
-    cblas_strsm(CblasRowMajor, CblasRight, CblasLower, transposed ? CblasTrans : CblasNoTrans,
-                CblasNonUnit, (blasint)m, (blasint)n, transposed ? 1.0f : -1.0f, L, (blasint)ld, C,
-                (blasint)ld);
+    gemm(CblasNoTrans, turned(transB), M, N, K, (float)alpha, A, lda, B, ldb, (float)beta, C, ldc);
 }
 
-static int factor_lower(float *A, int64_t K)
+static void gemm_f64(int transB, int64_t M, int64_t N, int64_t K, double alpha, const void *A,
+                     int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc)
 {
-    const int64_t tiles = tiles_of(K);
-    const blasint ld = (blasint)K;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, turned(transB), (blasint)M, (blasint)N, (blasint)K,
+                alpha, A, (blasint)lda, B, (blasint)ldb, beta, C, (blasint)ldc);
+}
+
+static void trsm_f32(int transL, int64_t M, int64_t N, double alpha, const void *L, void *C,
+                     int64_t ld)
+{
+    cblas_strsm(CblasRowMajor, CblasRight, CblasLower, turned(transL), CblasNonUnit, (blasint)M,
+                (blasint)N, (float)alpha, L, (blasint)ld, C, (blasint)ld);
+}
+
+static void trsm_f64(int transL, int64_t M, int64_t N, double alpha, const void *L, void *C,
+                     int64_t ld)
+{
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, turned(transL), CblasNonUnit, (blasint)M,
+                (blasint)N, alpha, L, (blasint)ld, C, (blasint)ld);
+}
+
+static blasint potrf_f32(int64_t n, void *A, int64_t ld)
+{
+    const blasint order = (blasint)n, stride = (blasint)ld;
+    blasint info = 0;
+
+    spotrf_("U", &order, A, &stride, &info);
+    return info;
+}
+
+static blasint potrf_f64(int64_t n, void *A, int64_t ld)
+{
+    const blasint order = (blasint)n, stride = (blasint)ld;
+    blasint info = 0;
+
+    dpotrf_("U", &order, A, &stride, &info);
+    return info;
+}
+
+static blasint trtri_f32(int64_t n, void *A, int64_t ld)
+{
+    const blasint order = (blasint)n, stride = (blasint)ld;
+    blasint info = 0;
+
+    strtri_("U", "N", &order, A, &stride, &info);
+    return info;
+}
+
+static blasint trtri_f64(int64_t n, void *A, int64_t ld)
+{
+    const blasint order = (blasint)n, stride = (blasint)ld;
+    blasint info = 0;
+
+    dtrtri_("U", "N", &order, A, &stride, &info);
+    return info;
+}
+
+static const real f32 = { sizeof(float), gemm_f32, trsm_f32, potrf_f32, trtri_f32 };
+static const real f64 = { sizeof(double), gemm_f64, trsm_f64, potrf_f64, trtri_f64 };
+
+/* A square matrix while it is factored, [K, K] of one of the two. */
+typedef struct square {
+    const real *r;
+    void *A;
+    int64_t K;
+} square;
+
+static void *cell(const square *s, int64_t row, int64_t col)
+{
+    return (char *)s->A + (size_t)(row * s->K + col) * s->r->size;
+}
+
+static void *at(const square *s, int64_t i, int64_t j)
+{
+    return cell(s, i * TILE, j * TILE);
+}
+
+static int factor_lower(const square *s)
+{
+    const real *r = s->r;
+    const int64_t K = s->K, tiles = tiles_of(K);
 
     for (int64_t k = 0; k < tiles; k++) {
-        const blasint nk = (blasint)extent(k, K);
-        const int64_t rest = tiles - k - 1;
-        blasint info = 0;
+        const int64_t k0 = k * TILE, nk = extent(k, K), rest = tiles - k - 1;
 
-        spotrf_("U", &nk, at(A, K, k, k), &ld, &info);
-        if (info != 0)
+        if (r->potrf(nk, at(s, k, k), K) != 0)
             return 0;
         for (int64_t i = 0; i < nk; i++) /* updates filled the whole tile */
-            memset(at(A, K, k, k) + i * K + i + 1, 0, (size_t)(nk - i - 1) * sizeof *A);
+            memset(cell(s, k0 + i, k0 + i + 1), 0, (size_t)(nk - i - 1) * r->size);
 #pragma omp parallel for schedule(dynamic, 1)
         for (int64_t i = k + 1; i < tiles; i++)
-            solve_right(at(A, K, k, k), at(A, K, i, k), extent(i, K), nk, K, 1);
+            r->trsm(1, extent(i, K), nk, 1, at(s, k, k), at(s, i, k), K);
 #pragma omp parallel for schedule(dynamic, 1)
         for (int64_t t = 0; t < rest * rest; t++) {
             const int64_t i = k + 1 + t / rest, j = k + 1 + t % rest;
 
             if (j <= i)
-                gemm(CblasNoTrans, CblasTrans, extent(i, K), extent(j, K), nk, -1.0f,
-                     at(A, K, i, k), K, at(A, K, j, k), K, 1.0f, at(A, K, i, j), K);
+                r->gemm(1, extent(i, K), extent(j, K), nk, -1, at(s, i, k), K, at(s, j, k), K, 1,
+                        at(s, i, j), K);
         }
     }
     return 1;
 }
 
 /* column [K, TILE]: a tile column of A while it is replaced */
-static int invert_lower(float *A, int64_t K, float *column)
+static int invert_lower(const square *s, char *column)
 {
-    const int64_t tiles = tiles_of(K);
-    const blasint ld = (blasint)K;
+    const real *r = s->r;
+    const int64_t K = s->K, tiles = tiles_of(K);
+    const size_t wide = TILE * r->size;
 
     for (int64_t j = tiles - 1; j >= 0; j--) {
         const int64_t nj = extent(j, K), k0 = (j + 1) * TILE;
-        const blasint n = (blasint)nj;
-        blasint info = 0;
 
 #pragma omp parallel for schedule(dynamic, 1)
         for (int64_t i = j + 1; i < tiles; i++) {
-            solve_right(at(A, K, j, j), at(A, K, i, j), extent(i, K), nj, K, 0);
-            for (int64_t r = 0; r < extent(i, K); r++)
-                memcpy(column + (i * TILE + r) * TILE, at(A, K, i, j) + r * K,
-                       (size_t)nj * sizeof *A);
+            r->trsm(0, extent(i, K), nj, -1, at(s, j, j), at(s, i, j), K);
+            for (int64_t n = i * TILE; n < i * TILE + extent(i, K); n++)
+                memcpy(column + (size_t)n * wide, cell(s, n, j * TILE), (size_t)nj * r->size);
         }
 #pragma omp parallel for schedule(dynamic, 1)
         for (int64_t i = j + 1; i < tiles; i++)
-            gemm(CblasNoTrans, CblasNoTrans, extent(i, K), nj, i * TILE + extent(i, K) - k0, 1.0f,
-                 A + i * TILE * K + k0, K, column + k0 * TILE, TILE, 0.0f, at(A, K, i, j), K);
-        strtri_("U", "N", &n, at(A, K, j, j), &ld, &info);
-        if (info != 0)
+            r->gemm(0, extent(i, K), nj, i * TILE + extent(i, K) - k0, 1, cell(s, i * TILE, k0), K,
+                    column + (size_t)k0 * wide, TILE, 0, at(s, i, j), K);
+        if (r->trtri(nj, at(s, j, j), K) != 0)
             return 0;
     }
     return 1;
 }
 
 /* J A J: of an upper triangle a lower one. */
-static void reverse(float *A, int64_t K)
+static void reverse(const square *s)
 {
-    for (int64_t i = 0, j = K * K - 1; i < j; i++, j--) {
-        const float v = A[i];
+    if (s->r == &f32) {
+        float *a = s->A;
 
-        A[i] = A[j];
-        A[j] = v;
+        for (int64_t i = 0, j = s->K * s->K - 1; i < j; i++, j--) {
+            const float v = a[i];
+
+            a[i] = a[j];
+            a[j] = v;
+        }
+    } else {
+        double *a = s->A;
+
+        for (int64_t i = 0, j = s->K * s->K - 1; i < j; i++, j--) {
+            const double v = a[i];
+
+            a[i] = a[j];
+            a[j] = v;
+        }
     }
 }
 
-int qnt_factor(float *H, int64_t K)
+/* Whether the diagonal is what a factor has: a value that is not finite has spread to it. */
+static int is_factor(const square *s)
 {
-    float *column = q_malloc((size_t)(K * TILE) * sizeof *column);
-    int ok = column != NULL;
+    for (int64_t i = 0; i < s->K; i++) {
+        const void *v = cell(s, i, i);
+        const double d = s->r == &f32 ? (double)*(const float *)v : *(const double *)v;
 
-    if (!ok)
-        return 0;
-    for (int64_t i = 0; i < K; i++)
-        memset(H + i * K, 0, (size_t)i * sizeof *H);
-    reverse(H, K);
-    ok = factor_lower(H, K) && invert_lower(H, K, column);
-    reverse(H, K);
-    for (int64_t i = 0; ok && i < K; i++)
-        ok = isfinite(H[i * K + i]) && H[i * K + i] > 0;
+        if (!isfinite(d) || d <= 0)
+            return 0;
+    }
+    return 1;
+}
+
+static q_status factor(const square *s, int *ok, q_err *err)
+{
+    char *column = q_malloc((size_t)(s->K * TILE) * s->r->size);
+
+    if (!column)
+        return q_fail(err, Q_ENOMEM, "no memory to factor moments of %lld inputs", (long long)s->K);
+    for (int64_t i = 0; i < s->K; i++)
+        memset(cell(s, i, 0), 0, (size_t)i * s->r->size);
+    reverse(s);
+    *ok = factor_lower(s) && invert_lower(s, column);
+    reverse(s);
+    *ok = *ok && is_factor(s);
     q_free(column);
-    return ok;
+    return Q_OK;
+}
+
+q_status qnt_factor(float *H, int64_t K, int *ok, q_err *err)
+{
+    return factor(&(square){ &f32, H, K }, ok, err);
+}
+
+q_status qnt_factor_f64(double *H, int64_t K, int *ok, q_err *err)
+{
+    return factor(&(square){ &f64, H, K }, ok, err);
 }
 
 void qnt_quadratic(double *out, const float *E, int64_t M, const float *H, int64_t K, float *tmp)

@@ -141,8 +141,9 @@ static void naive_row(const qnt_gptq_opts *o, const double *U, const int64_t *or
     }
 }
 
-/* Share of codes that are the same. */
-static double agreement(const qnt_tensor *t, const float *W, const float *H, const qnt_gptq_opts *o)
+/* Share of codes that are the same; damp as it was used. */
+static double agreement(const qnt_tensor *t, const float *W, const float *H, const qnt_gptq_opts *o,
+                        double damp)
 {
     const int64_t N = t->N, K = t->K;
     double *Hp = need((size_t)(K * K) * sizeof *Hp), *U = need((size_t)(K * K) * sizeof *U),
@@ -168,7 +169,7 @@ static double agreement(const qnt_tensor *t, const float *W, const float *H, con
         for (int64_t j = 0; j < K; j++) {
             Hp[i * K + j] = (double)H[order[i] * K + order[j]];
             if (i == j)
-                Hp[i * K + j] = (diag[order[i]] == 0 ? 1 : Hp[i * K + j]) + 0.01 * mean;
+                Hp[i * K + j] = (diag[order[i]] == 0 ? 1 : Hp[i * K + j]) + damp * mean;
         }
     naive_factor(U, Hp, K);
     for (int64_t n = 0; n < N; n++) {
@@ -227,7 +228,8 @@ static void t_naive(void)
         T_OK(qnt_gptq_solve(&dev, &t, V, H, N, K, &o, &r, &err), err);
         T_NEAR(r.damp, 0.01, 0);
         T_INT(r.dead, rows[i].dead);
-        share = agreement(&t, W, H, &o);
+        T_INT(r.f64, 0);
+        share = agreement(&t, W, H, &o, r.damp);
         if (share < 0.999)
             t_fail(__FILE__, __LINE__, "row %zu: %.4f of the codes agree", i, share);
         qnt_tensor_rows(back, &t, 0, N);
@@ -327,6 +329,71 @@ static void t_damping(void)
     q_free(W);
 }
 
+/* v v' + own on the diagonal, whole numbers below 2^24, which f32 has exactly: inputs that are all
+ * but the same.  Behind the first column own is left (and a little more); rounding in f32 leaves an
+ * error of about 1 in every cell instead, whose least eigenvalue is some -sqrt(K).  So f32 fails
+ * with own 1, in any order of sums, and f64, with errors of 1e-9, does not. */
+static float *alike(int64_t K, float own)
+{
+    float *H = need((size_t)(K * K) * sizeof *H), *v = need((size_t)K * sizeof *v);
+
+    for (int64_t k = 0; k < K; k++)
+        v[k] = copysignf(floorf(3071 + 1024 * uniform()), uniform());
+    for (int64_t i = 0; i < K; i++)
+        for (int64_t j = 0; j < K; j++)
+            H[i * K + j] = v[i] * v[j] + (i == j ? own : 0);
+    q_free(v);
+    return H;
+}
+
+/* What f32 cannot factor: f64 with the damping asked for, and more only where that fails too. */
+static void t_f64(void)
+{
+    static const struct {
+        int64_t N, K;
+        float own;
+        double damp, most, least; /* asked for; used: at most; codes that agree: at least */
+        qnt_gptq_opts o;
+    } rows[] = {
+        { 40, 200, 1, 1e-9, 1e-9, 0.999, { .bits = 4, .group = 64, .sym = 1 } },
+        { 20, 300, 1, 1e-9, 1e-9, 0.999, { .bits = 4, .group = 128 } },
+        { 20, 257, 1, 1e-9, 1e-9, 0.999, { .bits = 8, .group = 64, .act_order = 1 } },
+        { 20, 300, 0, 1e-9, 1e-9, 0.999, { .bits = 4, .group = 64 } },  /* damping alone */
+        { 20, 300, 0, 1e-20, 1e-11, 0.95, { .bits = 4, .group = 64 } }, /* also for f64 */
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const int64_t N = rows[i].N, K = rows[i].K;
+        qnt_gptq_opts o = rows[i].o;
+        float *H = alike(K, rows[i].own), *W = weights(N, K);
+        float *V = need((size_t)(N * K) * sizeof *V), *U = need((size_t)(K * K) * sizeof *U);
+        qnt_gptq_result r;
+        qnt_tensor t;
+        double share;
+        int ok;
+
+        memcpy(U, H, (size_t)(K * K) * sizeof *U);
+        T_OK(qnt_factor(U, K, &ok, &err), err);
+        T_INT(ok, 0);
+        o.name = "alike";
+        o.damp = rows[i].damp;
+        memcpy(V, W, (size_t)(N * K) * sizeof *V);
+        T_OK(qnt_gptq_solve(&dev, &t, V, H, N, K, &o, &r, &err), err);
+        share = agreement(&t, W, H, &o, r.damp);
+        printf("# row %zu: damping %g, used %g, %.4f of the codes agree\n", i, o.damp, r.damp,
+               share);
+        T_INT(r.f64, 1);
+        T_TRUE(r.damp <= rows[i].most * 1.001);
+        T_TRUE((r.damp > 2 * o.damp) == (rows[i].most > o.damp));
+        T_TRUE(share >= rows[i].least); /* the last is at the end of the naive one's digits too */
+        q_free(H);
+        q_free(W);
+        q_free(V);
+        q_free(U);
+        qnt_tensor_free(&t);
+    }
+}
+
 static void t_refused(void)
 {
     enum { N = 4, K = 16 };
@@ -342,6 +409,11 @@ static void t_refused(void)
           "layer 3, attn_out: the second moment of input 5 is");
     H[5 * K + 5] = -1;
     T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT, "input 5 is -1");
+    H[5 * K + 5] = 40;
+    H[3 * K + 7] = H[7 * K + 3] = INFINITY;
+    T_ERR(qnt_gptq_solve(&dev, &t, W, H, N, K, &o, &r, &err), err, Q_EFORMAT,
+          "layer 3, attn_out: the second moment of inputs 3 and 7 is inf");
+    T_TRUE(!t.codes);
     q_free(H);
     H = moments(K, 40, 0);
     W[2 * K + 3] = 1e9f;
@@ -357,41 +429,66 @@ static void t_refused(void)
     q_free(copy);
 }
 
-/* U H U' = 1, around the size of a tile; nothing below the diagonal. */
+/* U H U' = 1, as far as f32 (or f64) goes; nothing below the diagonal. */
+static void check_factor(const double *U, const float *H, int64_t K, double bound)
+{
+    for (int64_t a = 0; a < K; a += 1 + K / 20)
+        for (int64_t b = 0; b < K; b += 1 + K / 20) {
+            double s = 0;
+
+            for (int64_t j = a; j < K; j++)
+                for (int64_t k = b; k < K; k++)
+                    s += U[a * K + j] * (double)H[j * K + k] * U[b * K + k];
+            T_NEAR(s, a == b, bound);
+            T_TRUE(b >= a || U[a * K + b] == 0);
+        }
+}
+
+static void widen(double *out, const float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = (double)v[i];
+}
+
+/* around the size of a tile */
 static void t_factor(void)
 {
     static const int64_t sizes[] = { 1, 2, 17, 255, 256, 257, 530 };
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int64_t K = sizes[i];
-        float *H = moments(K, 2 * K + 10, 0), *U = need((size_t)(K * K) * sizeof *U);
+        const size_t n = (size_t)(K * K);
+        float *H = moments(K, 2 * K + 10, 0), *U = need(n * sizeof *U);
+        double *D = need(n * sizeof *D);
+        int ok;
 
         for (int64_t k = 0; k < K; k++)
             H[k * K + k] *= 1.1f;
-        memcpy(U, H, (size_t)(K * K) * sizeof *U);
-        T_TRUE(qnt_factor(U, K));
-        for (int64_t a = 0; a < K; a += 1 + K / 20)
-            for (int64_t b = 0; b < K; b += 1 + K / 20) {
-                double s = 0;
-
-                for (int64_t j = a; j < K; j++)
-                    for (int64_t k = b; k < K; k++)
-                        s += (double)U[a * K + j] * (double)H[j * K + k] * (double)U[b * K + k];
-                T_NEAR(s, a == b, 1e-4);
-                T_TRUE(b >= a || U[a * K + b] == 0);
-            }
-        memcpy(U, H, (size_t)(K * K) * sizeof *U);
-        U[K * K - 1] = K > 1 ? -1 : NAN;
-        T_TRUE(!qnt_factor(U, K));
+        memcpy(U, H, n * sizeof *U);
+        T_OK(qnt_factor(U, K, &ok, &err), err);
+        T_INT(ok, 1);
+        widen(D, U, n);
+        check_factor(D, H, K, 1e-4);
+        widen(D, H, n);
+        T_OK(qnt_factor_f64(D, K, &ok, &err), err);
+        T_INT(ok, 1);
+        check_factor(D, H, K, 1e-11);
+        H[n - 1] = K > 1 ? -1 : NAN;
+        widen(D, H, n);
+        T_OK(qnt_factor_f64(D, K, &ok, &err), err);
+        T_INT(ok, 0);
+        T_OK(qnt_factor(H, K, &ok, &err), err);
+        T_INT(ok, 0);
         q_free(H);
         q_free(U);
+        q_free(D);
     }
 }
 
 static const t_case cases[] = { T(t_naive),   T(t_better_than_nearest),
                                 T(t_threads), T(t_damping),
-                                T(t_refused), T(t_factor),
-                                { 0 } };
+                                T(t_f64),     T(t_refused),
+                                T(t_factor),  { 0 } };
 
 int main(int argc, char **argv)
 {
