@@ -249,6 +249,7 @@ static q_status make_codes(cal_quant *q, qnt_tensor *t, float **means, const cha
     if (q->o.gptq) {
         Q_TRY(qnt_gptq_solve(&q->d, t, *means, H, N, K, &go, &r, err));
         q->out.stat[role].damp = r.damp;
+        q->out.stat[role].f64 = r.f64;
         q->out.stat[role].dead = r.dead;
     } else {
         Q_TRY(qnt_round_groups(&q->d, t, *means, H, *means, N, K, &ro, err));
@@ -282,6 +283,8 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
     if (stat->damp > 1.001 * (q->o.damp > 0 ? q->o.damp : 0.01))
         q_log_warn(q->o.log, "%s: second moments needed damping %g: use more text", name,
                    stat->damp);
+    else if (stat->f64)
+        q_log_info(q->o.log, "%s: second moments needed f64", name);
     q_log_put(q->o.log, Q_LOG_DEBUG, "%s: output error %.3e, rounded to nearest %.3e", name,
               stat->error, stat->nearest);
     Q_TRY(make_resident(q, one, role, &means, err));

@@ -20,6 +20,7 @@ static const struct {
 }, ints[] = {
     { "by_weight", offsetof(cal_quant_stat, by_weight) },
     { "dead", offsetof(cal_quant_stat, dead) },
+    { "f64", offsetof(cal_quant_stat, f64) },
 };
 enum { N_REALS = sizeof reals / sizeof reals[0], N_INTS = sizeof ints / sizeof ints[0] };
 

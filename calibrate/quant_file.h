@@ -32,6 +32,7 @@ typedef struct cal_quant_stat {
     double nearest;    /* error of the output in relation to it, rounded to nearest */
     double error;      /* as it was quantized */
     double damp;       /* of GPTQ, else 0 */
+    int64_t f64;       /* 1: its second moments needed f64 */
     double alpha;      /* of AWQ's factors, else 0 */
     int64_t by_weight; /* 1: their second kind */
     int64_t dead;      /* inputs that were always zero */

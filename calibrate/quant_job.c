@@ -286,6 +286,8 @@ static q_status put_linear(fmt_json *list, int64_t layer, fmt_role role, const c
     Q_TRY(fmt_json_put_real(v, "error_nearest", s->nearest, err));
     if (s->damp > 0)
         Q_TRY(fmt_json_put_real(v, "damp", s->damp, err));
+    if (s->f64)
+        Q_TRY(fmt_json_put_bool(v, "f64", 1, err));
     if (s->dead > 0)
         Q_TRY(fmt_json_put_int(v, "dead_inputs", s->dead, err));
     if (s->alpha > 0)

@@ -183,9 +183,9 @@ static size_t find_worst(const cal_quant_report *o, int64_t worst[WORST])
 }
 
 static const fmt_col linear_col[] = {
-    { "Layer", FMT_VAL_INT },       { "Linear", FMT_VAL_TEXT }, { "Error", FMT_VAL_REAL },
-    { "To nearest", FMT_VAL_REAL }, { "Ratio", FMT_VAL_REAL },  { "Damping", FMT_VAL_REAL },
-    { "Dead inputs", FMT_VAL_INT }, { "Alpha", FMT_VAL_REAL },
+    { "Layer", FMT_VAL_INT },       { "Linear", FMT_VAL_TEXT },     { "Error", FMT_VAL_REAL },
+    { "To nearest", FMT_VAL_REAL }, { "Ratio", FMT_VAL_REAL },      { "Damping", FMT_VAL_REAL },
+    { "In f64", FMT_VAL_TEXT },     { "Dead inputs", FMT_VAL_INT }, { "Alpha", FMT_VAL_REAL },
 };
 enum { LINEAR_COLS = sizeof linear_col / sizeof linear_col[0] };
 
@@ -200,8 +200,9 @@ static void put_linear(fmt_cell *c, const cal_quant_report *o, int64_t i)
     c[3].v = s->nearest;
     c[4].v = s->error / s->nearest;
     c[5].v = o->quant->gptq ? s->damp : NAN;
-    c[6].v = o->quant->gptq ? (double)s->dead : NAN;
-    c[7].v = o->quant->factors && !o->quant->given ? s->alpha : NAN;
+    c[6].text = o->quant->gptq ? yes(s->f64 != 0) : NULL;
+    c[7].v = o->quant->gptq ? (double)s->dead : NAN;
+    c[8].v = o->quant->factors && !o->quant->given ? s->alpha : NAN;
 }
 
 static q_status put_worst(fmt_report *r, const cal_quant_report *o, q_err *err)
@@ -271,27 +272,29 @@ static int is_raised(const cal_quant_report *o, const cal_quant_stat *s)
 
 #define ODD 20
 
-/* The first linears that needed more damping than was asked for, or have inputs that never were. */
+/* The first linears that needed more damping than was asked for, or f64, or have inputs that never
+ * were. */
 static q_status put_odd(fmt_report *r, const cal_quant_report *o, q_err *err)
 {
     fmt_cell cell[ODD * LINEAR_COLS] = { 0 };
     const int64_t n = fmt_src_model(o->src)->layers * FMT_ROLES;
+    const cal_quant_stat *s = o->result->stat;
     size_t found = 0;
 
     for (int64_t i = 0; i < n && found < ODD; i++)
-        if (is_raised(o, &o->result->stat[i]) || o->result->stat[i].dead > 0)
+        if (is_raised(o, &s[i]) || s[i].f64 || s[i].dead > 0)
             put_linear(cell + found++ * LINEAR_COLS, o, i);
     if (found == 0)
         return Q_OK;
-    return fmt_report_table(r, "odd", "Linears with more damping, or with dead inputs", linear_col,
-                            LINEAR_COLS, cell, found, err);
+    return fmt_report_table(r, "odd", "Linears with more damping, in f64, or with dead inputs",
+                            linear_col, LINEAR_COLS, cell, found, err);
 }
 
 static q_status put_solver(fmt_report *r, const cal_quant_report *o, q_err *err)
 {
     q_status st = Q_OK;
     const int64_t n = fmt_src_model(o->src)->layers * FMT_ROLES;
-    double most = 0, dead = 0, raised = 0;
+    double most = 0, dead = 0, raised = 0, wide = 0;
 
     if (!o->quant->gptq)
         return Q_OK;
@@ -300,6 +303,7 @@ static q_status put_solver(fmt_report *r, const cal_quant_report *o, q_err *err)
 
         most = s->damp > most ? s->damp : most;
         raised += is_raised(o, s);
+        wide += (double)s->f64;
         dead += (double)s->dead;
     }
     Q_TRY(fmt_report_facts(r, "solver",
@@ -307,9 +311,10 @@ static q_status put_solver(fmt_report *r, const cal_quant_report *o, q_err *err)
                                { "damp", "Damping asked for", FMT_VAL_REAL, NULL, damp_asked(o) },
                                { "damp_most", "Most that was used", FMT_VAL_REAL, NULL, most },
                                { "raised", "Linears that needed more", FMT_VAL_INT, NULL, raised },
+                               { "f64", "Linears that needed f64", FMT_VAL_INT, NULL, wide },
                                { "dead", "Inputs that were always zero", FMT_VAL_INT, NULL, dead },
                            },
-                           4, err));
+                           5, err));
     Q_TRY(put_odd(r, o, err));
 out:
     return st;

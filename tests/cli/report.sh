@@ -5,6 +5,7 @@ model=$root/datasets/qwen-tiny data=$root/datasets/samples.jsonl
 gptq=$(bin qwen-gptq) convert=$(bin qwen-convert) kv=$(bin qwen-calibrate-kv)
 ppl=$(bin qwen-perplexity)
 cal=(--calib-data "$data" --samples 1 --seq-len 32)
+thin=("${cal[@]}" --damp 1e-6) # fewer tokens than inputs: some linears need f64, some more damping
 small=(--calib-data "$data" --calib-samples 2 --calib-seq-len 40)
 page() { # FILE: one whole page, nothing from outside, under 2 MB
     expect_in "$1" '^<!DOCTYPE html>'
@@ -14,22 +15,25 @@ page() { # FILE: one whole page, nothing from outside, under 2 MB
 }
 num() { sed -nE "s/.*\"$1\": *(-?[0-9.eE+-]+).*/\1/p" "$2" | head -1; }
 
-expect_exit 0 "$gptq" -i "$model" -o "$tmp/m.h5" "${cal[@]}"
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/m.h5" "${thin[@]}"
 expect_stdout '^report: .*/m\.report\.html$'
+expect_stderr 'qwen-gptq: layer [0-7], [a-z_]+: second moments needed f64'
+expect_stderr 'qwen-gptq: warning: layer [0-7], [a-z_]+: second moments needed damping 1e-05'
 page "$tmp/m.report.html"
 for part in 'The linears with the largest errors' 'Keys and values' 'Inputs that were always zero' \
-    'Most that was used' 'Time of a layer' 'Memory of the process' \
+    'Most that was used' 'Linears that needed f64' 'In f64' 'Time of a layer' 'Memory of the process' \
     'are the smallest or the largest code'; do
     expect_in "$tmp/m.report.html" "$part"
 done
 expect_in "$tmp/m.report.html" '<title>layer 7, gptq: [0-9.e-]+</title>'
 expect_in "$tmp/m.report.html" "qwen-convert --verify $tmp/m.h5"
 cp "$tmp/m.h5" "$tmp/first.h5"
-expect_exit 0 "$gptq" -i "$model" -o "$tmp/m.h5" "${cal[@]}" --force --json
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/m.h5" "${thin[@]}" --force --json
 expect_in "$tmp/m.report.json" "$(grep -oE '"root_sha256": "[0-9a-f]{64}"' "$tmp/stdout")"
 expect_in "$tmp/m.report.json" "$(grep -oE '"data_sha256": "[0-9a-f]{64}"' "$tmp/stdout")"
 expect_in "$tmp/m.report.json" "$(grep -oE '"error": [0-9.e-]+' "$tmp/stdout" | tail -1 | cut -d' ' -f2)"
 expect_stdout '"report": "[^"]*m\.report\.html"'
+expect_equal "$(num f64 "$tmp/m.report.json")" "$(grep -o '"f64": true' "$tmp/stdout" | wc -l)"
 expect cmp "$tmp/m.h5" "$tmp/first.h5"
 tap_ok "qwen-gptq: the report has the numbers of --json, the archive its bytes"
 
@@ -44,16 +48,18 @@ tap_ok "--rtn has a short report, --no-report none"
 for i in $(seq 60); do # stopped in the middle, continued: every layer is in the report
     rm -rf "$tmp/k.h5" "$tmp/k.h5.job"
     timeout -s TERM "0.$(printf %02d $((i * 17 % 90 + 9)))" "$gptq" -i "$model" -o "$tmp/k.h5" \
-        "${cal[@]}" -q >/dev/null 2>&1
+        "${thin[@]}" -q >/dev/null 2>&1
     ls "$tmp/k.h5.job/"*layer* >/dev/null 2>&1 && break
 done
-expect_exit 0 "$gptq" -i "$model" -o "$tmp/k.h5" "${cal[@]}"
+expect_exit 0 "$gptq" -i "$model" -o "$tmp/k.h5" "${thin[@]}"
 expect_stderr 'continuing .*k\.h5\.job behind layer'
 expect cmp "$tmp/m.h5" "$tmp/k.h5"
 expect_equal "$(sed -n '/"error_attn_qkv"/,/"solver"/p' "$tmp/k.report.json" | sha256sum)" \
     "$(sed -n '/"error_attn_qkv"/,/"solver"/p' "$tmp/m.report.json" | sha256sum)"
 expect_equal "$(sed -n '/"input_attn_qkv"/,/"cost"/p' "$tmp/k.report.json" | sha256sum)" \
     "$(sed -n '/"input_attn_qkv"/,/"cost"/p' "$tmp/m.report.json" | sha256sum)"
+expect test "$(num f64 "$tmp/k.report.json")" -gt 0
+expect_equal "$(num f64 "$tmp/k.report.json")" "$(num f64 "$tmp/m.report.json")"
 tap_ok "a continued run reports what was done before"
 
 expect_exit 0 "$(bin qwen-awq)" -i "$model" -o "$tmp/w.h5" "${cal[@]}"

@@ -103,6 +103,22 @@ static void moments(float **H, float **dev, int64_t K, int64_t n, int dead)
     q_free(X);
 }
 
+/* The same of inputs that are all but the same: whole numbers below 2^24, a rank of one and 1 on
+ * the diagonal, which roundings of f32 hide and those of f64 do not (see test_gptq.c). */
+static void alike(float **H, float **dev, int64_t K)
+{
+    float *v = need((size_t)K * sizeof *v);
+
+    *H = need((size_t)(K * K) * sizeof **H);
+    for (int64_t k = 0; k < K; k++)
+        v[k] = copysignf(floorf(3071 + 1024 * uniform()), uniform());
+    for (int64_t i = 0; i < K; i++)
+        for (int64_t j = 0; j < K; j++)
+            (*H)[i * K + j] = v[i] * v[j] + (i == j);
+    *dev = on_gpu(*H, (size_t)(K * K) * sizeof **H);
+    q_free(v);
+}
+
 static double distance(const float *a, const float *b, size_t n)
 {
     double d = 0, all = 0;
@@ -260,20 +276,21 @@ static double same_codes(const qnt_tensor *a, const qnt_tensor *b)
 typedef struct row {
     const char *name;
     int64_t N, K;
-    int dead;
+    int dead, f64;
     qnt_gptq_opts o;
 } row;
 
 static void t_gptq(void)
 {
     static const row rows[] = {
-        { "sym 128", 96, 512, 0, { .bits = 4, .sym = 1, .group = 128 } },
-        { "asym 64, dead", 65, 384, 3, { .bits = 4, .group = 64 } },
-        { "asym 32, odd end", 40, 424, 0, { .bits = 4, .group = 32 } },
-        { "8 bits, whole rows", 33, 264, 0, { .bits = 8, .sym = 1, .group = -1 } },
-        { "groups above a block", 30, 640, 0, { .bits = 4, .group = 192 } },
-        { "act-order", 64, 512, 2, { .bits = 4, .group = 128, .act_order = 1 } },
-        { "plain", 64, 256, 0, { .bits = 4, .group = 128, .plain_scale = 1 } },
+        { "sym 128", 96, 512, 0, 0, { .bits = 4, .sym = 1, .group = 128 } },
+        { "asym 64, dead", 65, 384, 3, 0, { .bits = 4, .group = 64 } },
+        { "asym 32, odd end", 40, 424, 0, 0, { .bits = 4, .group = 32 } },
+        { "8 bits, whole rows", 33, 264, 0, 0, { .bits = 8, .sym = 1, .group = -1 } },
+        { "groups above a block", 30, 640, 0, 0, { .bits = 4, .group = 192 } },
+        { "act-order", 64, 512, 2, 0, { .bits = 4, .group = 128, .act_order = 1 } },
+        { "plain", 64, 256, 0, 0, { .bits = 4, .group = 128, .plain_scale = 1 } },
+        { "in f64 by the host", 40, 300, 0, 1, { .bits = 4, .group = 64, .damp = 1e-9 } },
     };
 
     open_gpu();
@@ -288,12 +305,17 @@ static void t_gptq(void)
         double e[2], same;
 
         o.name = "test";
-        moments(&H, &dev, c->K, 3 * c->K, c->dead);
+        if (c->f64)
+            alike(&H, &dev, c->K);
+        else
+            moments(&H, &dev, c->K, 3 * c->K, c->dead);
         memcpy(V, W, size);
         T_OK(qnt_gptq_solve(&host, &t[0], V, H, c->N, c->K, &o, &r[0], &err), err);
         T_OK(qnt_gptq_solve(&gpu, &t[1], dW, dev, c->N, c->K, &o, &r[1], &err), err);
         T_INT(r[1].dead, c->dead);
         T_NEAR(r[1].damp, r[0].damp, 0);
+        T_INT(r[0].f64, c->f64);
+        T_INT(r[1].f64, c->f64);
         same = same_codes(&t[0], &t[1]);
         fetch(got, dW, size);
         T_OK(qnt_output_error(&host, &e[0], V, W, H, c->N, c->K, &err), err);
