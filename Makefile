@@ -99,7 +99,7 @@ $B/runtime/cpu/%_vnni.o: ALL_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512d
 NVARCH   := -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
 NVFLAGS   = -std=c++17 -O3 $(NVARCH) -compress-mode=size -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti
 # instructions that only Hopper has
-build/cuda/runtime/cuda/gemm_w8a8.o build/cuda/runtime/cuda/gram_wgmma.o: NVARCH := -gencode arch=compute_90a,code=sm_90a
+$(addprefix build/cuda/runtime/cuda/,attn_wgmma.o gemm_w8a8.o gram_wgmma.o): NVARCH := -gencode arch=compute_90a,code=sm_90a
 $B/runtime/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_DIR)/include
 $B/runtime/cuda/comm_nccl.o: ALL_CFLAGS += $(if $(NCCL),-DHAVE_NCCL)
 $B/runtime/comm.o: ALL_CFLAGS += $(if $(MPI),-DHAVE_MPI)

@@ -1,32 +1,9 @@
 /* Attention of prompts, and the operation itself: sequences with up to ATTN_FEW query rows go to
- * the split kernel of attn_decode.cu, the others here, 64 rows a block.  One call launches both
- * kernels when it may hold both kinds; each leaves the other's sequences alone.  Where a tile lies
- * is found on the device, so the grid depends on the number of tokens only.  CPU twin:
- * runtime/cpu/attn.c. */
+ * the split kernel of attn_decode.cu, the others here, 64 rows a block, or on sm_90 with an f16
+ * cache to attn_wgmma.cu.  One call launches both kernels when it may hold both kinds; each leaves
+ * the other's sequences alone.  Where a tile lies is found on the device, so the grid depends on
+ * the number of tokens only.  CPU twin: runtime/cpu/attn.c. */
 #include "runtime/cuda/attn_tile.cuh"
-
-/* The tile-th piece of 64 rows among the sequences; 0: there are fewer. */
-static __device__ int find_tile(const attn_args &a, int tile, attn_rows *w)
-{
-    for (int s = 0; s < a.n_seq; s++) {
-        const int token = a.q_start[s], n_tok = a.q_start[s + 1] - token, rows = n_tok * a.group;
-        const int tiles = rows <= ATTN_FEW ? 0 : (rows + ATTN_TILE - 1) / ATTN_TILE;
-
-        if (tile < tiles) {
-            tile = tiles - 1 - tile; /* the longest first */
-            w->seq = s;
-            w->head = (int)blockIdx.y;
-            w->first = tile * ATTN_TILE;
-            w->n = min(rows - w->first, ATTN_TILE);
-            w->token = token;
-            w->len = a.kv_len[s];
-            w->start = w->len - n_tok;
-            return 1;
-        }
-        tile -= tiles;
-    }
-    return 0;
-}
 
 template <int HDP, int KV>
 static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const attn_args a)
@@ -37,7 +14,7 @@ static __global__ void __launch_bounds__(32 * ATTN_WARPS) attn_prefill(const att
     int last;
 
     cu_wait();
-    if (!find_tile(a, (int)blockIdx.x, &w))
+    if (!find_tile(a, (int)blockIdx.x, ATTN_TILE, (int)blockIdx.y, &w))
         return;
     last = w.start + (w.first + w.n - 1) / a.group;
     attend_pages<HDP, KV>(x, a, w, shared, last / RT_PAGE + 1);
@@ -144,7 +121,12 @@ extern "C" q_status cu_attention(rt_backend *be, const rt_attn_args *a, q_err *e
     x.splits = x.splits < 1 ? 1 : x.splits;
     if (group <= ATTN_FEW)
         Q_TRY(cu_attn_decode(c, &x, kv, err));
-    if (b->n_tok > b->n_seq || group > ATTN_FEW)
+    if (b->n_tok == b->n_seq && group <= ATTN_FEW)
+        goto out;
+    if (c->cc == 90 && kv == ATTN_F16 && m->hd <= 128 &&
+        a->kv->n_pages <= ATTN_WGMMA_PAGES(m->n_kv))
+        Q_TRY(cu_attn_wgmma(c, &x, a->kv->n_pages, b->n_tok, err));
+    else
         Q_TRY(cu_attn_prefill(c, &x, b->n_tok, kv, err));
 out:
     return st;

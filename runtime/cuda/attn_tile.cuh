@@ -57,6 +57,30 @@ typedef struct attn_rows {
     int len;          /* of the cache */
 } attn_rows;
 
+/* The tile-th piece of `size` rows among the sequences; 0: there are fewer. */
+static __device__ __forceinline__ int find_tile(const attn_args &a, int tile, int size, int head,
+                                                attn_rows *w)
+{
+    for (int s = 0; s < a.n_seq; s++) {
+        const int token = a.q_start[s], n_tok = a.q_start[s + 1] - token, rows = n_tok * a.group;
+        const int tiles = rows <= ATTN_FEW ? 0 : (rows + size - 1) / size;
+
+        if (tile < tiles) {
+            tile = tiles - 1 - tile; /* the longest first */
+            w->seq = s;
+            w->head = head;
+            w->first = tile * size;
+            w->n = min(rows - w->first, size);
+            w->token = token;
+            w->len = a.kv_len[s];
+            w->start = w->len - n_tok;
+            return 1;
+        }
+        tile -= tiles;
+    }
+    return 0;
+}
+
 static __device__ __forceinline__ void load_matrix(uint32_t r[4], const __half *p)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -334,5 +358,9 @@ static __device__ __forceinline__ void attend_pages(attn_state<HDP> &x, const at
 /* kv: one of ATTN_F16 .. */
 q_status cu_attn_decode(const cu_be *c, const attn_args *a, int kv, q_err *err);
 q_status cu_attn_prefill(const cu_be *c, const attn_args *a, int n_tok, int kv, q_err *err);
+/* sm_90 alone: an f16 cache of n_pages, heads of at most 128 */
+q_status cu_attn_wgmma(const cu_be *c, const attn_args *a, int64_t n_pages, int n_tok, q_err *err);
+#define ATTN_WGMMA_PAGES(n_kv)                                                                     \
+    (INT32_MAX / (2 * RT_PAGE) / (n_kv)) /* rows are counted in 32 bits */
 
 #endif

@@ -57,30 +57,6 @@ static __device__ __forceinline__ void place(const gemm_args &a, int t, int widt
     *n = r / deep * width;
 }
 
-/* 4 words of each of 4 neighbouring lanes: lane q gets word q of all, in order of the lanes. */
-static __device__ __forceinline__ uint4 turn4(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3)
-{
-    const int odd = threadIdx.x & 1, high = threadIdx.x & 2;
-    uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? w0 : w1, 1);
-    uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? w2 : w3, 1);
-
-    w0 = odd ? a : w0;
-    w1 = odd ? w1 : a;
-    w2 = odd ? b : w2;
-    w3 = odd ? w3 : b;
-    a = __shfl_xor_sync(0xffffffffu, high ? w0 : w2, 2);
-    b = __shfl_xor_sync(0xffffffffu, high ? w1 : w3, 2);
-    return make_uint4(high ? a : w0, high ? b : w1, high ? w2 : a, high ? w3 : b);
-}
-
-/* two halves; an overflow becomes the largest, a NaN stays */
-static __device__ __forceinline__ uint32_t pair(float v0, float v1)
-{
-    const __half2 most = cu_as_half2(0x7bff7bffu);
-
-    return cu_as_u32(__hmax2_nan(__hmin2_nan(__floats2half2_rn(v0, v1), most), __hneg2(most)));
-}
-
 /* Column n (even) and n + 1 of row m, one value at a time: what is not aligned, and the edge. */
 template <int EPI>
 static __device__ void store_slow(const gemm_args &a, int m, int n, float v0, float v1)
@@ -124,9 +100,10 @@ static __device__ __forceinline__ void store32(const gemm_args &a, int m, int n,
 #pragma unroll
     for (int h = 0; h < 2; h++)
         if constexpr (EPI == RT_EPI_NONE || EPI == RT_EPI_SILU_MUL) {
-            const uint4 w =
-                turn4(pair(v[0][2 * h], v[0][2 * h + 1]), pair(v[1][2 * h], v[1][2 * h + 1]),
-                      pair(v[2][2 * h], v[2][2 * h + 1]), pair(v[3][2 * h], v[3][2 * h + 1]));
+            const uint4 w = wgmma_turn4(cu_as_u32(cu_halves(v[0][2 * h], v[0][2 * h + 1])),
+                                        cu_as_u32(cu_halves(v[1][2 * h], v[1][2 * h + 1])),
+                                        cu_as_u32(cu_halves(v[2][2 * h], v[2][2 * h + 1])),
+                                        cu_as_u32(cu_halves(v[3][2 * h], v[3][2 * h + 1])));
 
             if (m + 8 * h < a.M && n + 8 * q < a.cols)
                 *(uint4 *)((__half *)a.y + (m + 8 * h) * a.ldy + n + 8 * q) = w;

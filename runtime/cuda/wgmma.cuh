@@ -217,4 +217,23 @@ static __device__ __forceinline__ void wgmma_s8(int32_t d[128], uint64_t a, uint
 #undef WGMMA_D8
 #undef WGMMA_PLACES
 
+/* ---- results -------------------------------------------------------------------------------- */
+
+/* 4 words of each of 4 neighbouring lanes: lane q gets word q of all, in order of the lanes. */
+static __device__ __forceinline__ uint4 wgmma_turn4(uint32_t w0, uint32_t w1, uint32_t w2,
+                                                    uint32_t w3)
+{
+    const int odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? w0 : w1, 1);
+    uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? w2 : w3, 1);
+
+    w0 = odd ? a : w0;
+    w1 = odd ? w1 : a;
+    w2 = odd ? b : w2;
+    w3 = odd ? w3 : b;
+    a = __shfl_xor_sync(0xffffffffu, high ? w0 : w2, 2);
+    b = __shfl_xor_sync(0xffffffffu, high ? w1 : w3, 2);
+    return make_uint4(high ? a : w0, high ? b : w1, high ? w2 : a, high ? w3 : b);
+}
+
 #endif

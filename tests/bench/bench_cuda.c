@@ -313,7 +313,9 @@ int main(int argc, char **argv)
         attention(&kv[i], 28, 4, 16, 4096, 1, copy);
         attention(&kv[i], 16, 8, 1, 4096, 1, copy);
         attention(&kv[i], 16, 8, 16, 4096, 1, copy);
+        attention(&kv[i], 32, 32, 1, 2048, 2048, copy);
         attention(&kv[i], 32, 32, 8, 2048, 2048, copy);
+        attention(&kv[i], 28, 4, 1, 16384, 2048, copy);
     }
     rt_backend_close(be);
     return 0;

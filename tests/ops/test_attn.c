@@ -9,8 +9,9 @@
 
 #define MAX_SEQ 4
 #define LAYERS  2
-#define LAYER   1 /* the one in use: the other must stay untouched */
-#define LONG    8 /* pages: sequences of more are for the GPU, which cuts them into parts */
+#define LAYER   1    /* the one in use: the other must stay untouched */
+#define FILL    0xff /* NaN in every type: what was not stored is not used */
+#define LONG    8    /* pages: sequences of more are for the GPU, which cuts them into parts */
 
 typedef struct attn_case {
     const char *name;
@@ -110,6 +111,69 @@ static const attn_case cases[] = {
       0,
       0,
       { { 4096, 1 }, { 62, 2 } },
+      F32,
+      F16 },
+    /* Hopper's prefill: blocks of 128 rows, tiles of 128 keys from the last to the first */
+    { "f16, 127 to 129",
+      2,
+      2,
+      HALVES(128),
+      FMT_F16,
+      0,
+      0,
+      { { 0, 127 }, { 0, 128 }, { 0, 129 } },
+      F32,
+      F16 },
+    { "f16, 255 to 257",
+      1,
+      1,
+      HALVES(64),
+      FMT_F16,
+      0,
+      0,
+      { { 0, 255 }, { 0, 256 }, { 0, 257 } },
+      F32,
+      F16 },
+    { "f16, chunks",
+      2,
+      2,
+      HALVES(128),
+      FMT_F16,
+      0,
+      0,
+      { { 63, 130 }, { 300, 17 }, { 128, 128 }, { 511, 65 } },
+      F32,
+      F16 },
+    { "f16, chunks and decode",
+      4,
+      4,
+      HALVES(128),
+      FMT_F16,
+      0,
+      0,
+      { { 250, 140 }, { 400, 1 }, { 0, 3 }, { 1, 20 } },
+      F32,
+      F16 },
+    { "f16, gqa 7, tiles", 7, 1, HALVES(128), FMT_F16, 0, 0, { { 0, 77 }, { 200, 40 } }, F32, F16 },
+    { "f16, gqa 7, width 64",
+      14,
+      2,
+      HALVES(64),
+      FMT_F16,
+      0,
+      1,
+      { { 100, 60 }, { 0, 19 } },
+      F32,
+      F16 },
+    { "f16, width 80", 3, 3, HALVES(80), FMT_F16, 0, 0, { { 0, 140 }, { 129, 50 } }, F32, F16 },
+    { "f16, gqa 20, one page",
+      20,
+      1,
+      HALVES(128),
+      FMT_F16,
+      0,
+      0,
+      { { 0, 9 }, { 63, 1 }, { 64, 1 } },
       F32,
       F16 },
     { "f32, 4097", 2, 1, HALVES(64), FMT_F32, 0, 0, { { 4096, 1 }, { 127, 1 } }, F32, ROT },
@@ -326,7 +390,7 @@ static void check_attention(const scene *s, const call *k)
 static void check_untouched(const scene *s) /* the other layer still holds the fill byte */
 {
     for (size_t i = 0; i < s->kv_bytes / LAYERS; i++)
-        if (s->pages[i] != 0x5a)
+        if ((unsigned char)s->pages[i] != FILL)
             t_fail(s->c->name, 0, "%s: layer 0 was written at byte %zu", s->backend, i);
 }
 
@@ -353,7 +417,7 @@ static scene open_scene(const attn_case *c, const char *backend, int threads)
     s.kv_bytes =
         (size_t)(LAYERS * s.kv.n_pages * 2 * c->n_kv * RT_PAGE * c->hd) * fmt_dtype_bytes(c->kv);
     s.pages = op_host(s.kv_bytes);
-    memset(s.pages, 0x5a, s.kv_bytes);
+    memset(s.pages, FILL, s.kv_bytes);
     if (!s.be)
         return s;
     s.kv.base = op_up(s.be, s.pages, s.kv_bytes);
