@@ -173,8 +173,8 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
 
     if (o->stats)
         return read_stats(out, o->stats, src, err);
-    if (o->save && !force && q_path_exists(o->save))
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", o->save);
+    if (o->save)
+        Q_TRY(q_out_check(o->save, force, err));
     if (!(job = q_format("%s.job", output)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
     o->run.threads = cli->threads;

@@ -1,6 +1,8 @@
 /* Two sessions over the same directory, the float cache as the base of the comparison. */
 #include "calibrate/kv_gate.h"
 
+#include <string.h>
+
 #include "calibrate/eval_ppl.h"
 #include "datasets/dset.h"
 
@@ -9,9 +11,11 @@
 static q_status open_session(rt_session **s, const char *model, const char *kv,
                              const cal_run_opts *o, q_err *err)
 {
-    const rt_session_opts so = {
-        .path = model, .kv_format = kv, .backend = o->device, .threads = o->threads
-    };
+    const rt_session_opts so = { .path = model,
+                                 .kv_format = kv,
+                                 .backend = o->device,
+                                 .device_unasked = o->device && strcmp(o->device, "auto") == 0,
+                                 .threads = o->threads };
 
     return rt_session_open(s, &so, o->log, err);
 }

@@ -6,6 +6,7 @@
 #include <omp.h>
 #endif
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "calibrate/quant_job.h"
@@ -17,7 +18,7 @@
 enum { KEY_BITS = 0x800, KEY_GROUP, KEY_SYM, KEY_ASYM, KEY_DRY_RUN, KEY_NO_REPORT };
 
 static const struct argp_option options[] = {
-    { "input", 'i', "DIR", 0, "Float model to read: a Hugging Face directory", 0 },
+    { "input", 'i', "DIR", 0, "Float model to read: a Hugging Face or FT directory", 0 },
     { "output", 'o', "FILE", 0, "Archive to write, model.h5 say", 0 },
     { "bits", KEY_BITS, "N", 0, "4 (default) or 8", 0 },
     { "group-size", KEY_GROUP, "N", 0,
@@ -43,12 +44,11 @@ void cal_quant_cli_init(cal_quant_cli *o)
 
 static int64_t parse_group(const struct argp_state *state, const char *text)
 {
-    static const int64_t sizes[] = { 128, 64, 32, -1 };
-    const int64_t n = q_cli_int(state, "--group-size", text, -1, 128);
+    static const char *const sizes[] = { "128", "64", "32", "-1" };
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        if (sizes[i] == n)
-            return n;
+        if (strcmp(sizes[i], text) == 0)
+            return atoi(text);
     q_cli_bad(state, "--group-size", text, "128, 64, 32 or -1");
     return 0;
 }
@@ -65,9 +65,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->output = arg;
         return 0;
     case KEY_BITS:
-        o->quant.bits = (int)q_cli_int(state, "--bits", arg, 4, 8);
-        if (o->quant.bits != 4 && o->quant.bits != 8)
+        if (strcmp(arg, "4") != 0 && strcmp(arg, "8") != 0)
             q_cli_bad(state, "--bits", arg, "4 or 8");
+        o->quant.bits = *arg - '0';
         return 0;
     case KEY_GROUP:
         o->quant.group = parse_group(state, arg);

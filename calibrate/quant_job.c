@@ -11,16 +11,6 @@
 #include "quant/linalg.h"
 #include "quant/ranges.h"
 
-static q_status check_paths(const cal_quant_cli *o, q_err *err)
-{
-    if (q_path_is_dir(o->output))
-        return q_fail(err, Q_ECREATE, "%s: is a directory, wanted the name of an archive",
-                      o->output);
-    if (q_path_exists(o->output) && !o->force)
-        return q_fail(err, Q_ECREATE, "%s: exists; --force replaces it", o->output);
-    return Q_OK;
-}
-
 /* The groups of some models are odd in number, which shows when it is too late. */
 static void tell_ranks(const cal_quant_job *j, const q_log *log)
 {
@@ -105,7 +95,7 @@ q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli
     memset(j, 0, sizeof *j);
     j->o = o;
     cal_stage_begin(&j->stages, CAL_T_START);
-    Q_TRY(check_paths(o, err));
+    Q_TRY(q_out_check(o->output, o->force, err));
     Q_TRY(fmt_src_open(&j->src, o->input, err));
     Q_TRY(fmt_src_output_apart(j->src, o->output, err));
     Q_TRY(cal_quant_takes(j->src, err));

@@ -34,8 +34,8 @@ static const char doc[] =
     "  qwen-inspect q7.h5 --verify\n\n"
     "MODEL is a Hugging Face directory, an FT directory or an archive (.h5).  Only headers are "
     "read, but for --verify.\n\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed, 78 "
-    "not supported.";
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 memory, 74 read failed, 77 "
+    "permission, 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -68,13 +68,18 @@ static const struct argp argp = { options, parse, "MODEL", doc, q_cli_children, 
 /* Commands that take this model as it is. */
 static const struct {
     const char *command;
-    int needs_text;
-} commands[] = { { "qwen-convert", 0 },
-                 { "qwen-run", 0 },
-                 { "qwen-benchmark", 0 },
-                 { "qwen-perplexity", 1 },
-                 { "qwen-summarize", 1 } };
+    int needs_text, needs_float;
+} commands[] = { { "qwen-convert", 0, 0 },    { "qwen-gptq", 1, 1 },
+                 { "qwen-awq", 1, 1 },        { "qwen-calibrate-kv", 1, 0 },
+                 { "qwen-run", 0, 0 },        { "qwen-summarize", 1, 0 },
+                 { "qwen-perplexity", 1, 0 }, { "qwen-benchmark", 0, 0 } };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static int applies(size_t command, const fmt_src *s, const txt_tok *tok)
+{
+    return (tok || !commands[command].needs_text) &&
+           (!fmt_src_packing(s) || !commands[command].needs_float);
+}
 
 /* The chat format that the files of the model name, or "unknown". */
 static const char *chat_name(const fmt_src *s)
@@ -101,7 +106,7 @@ static q_status print_json(const fmt_src *s, const txt_tok *tok, q_err *err)
     Q_TRY(fmt_json_put_str(v, "chat_format", chat_name(s), err));
     Q_TRY(fmt_json_put_arr(&list, v, "commands", err));
     for (size_t i = 0; i < N_COMMANDS; i++)
-        if (tok || !commands[i].needs_text)
+        if (applies(i, s, tok))
             Q_TRY(fmt_json_put_str(list, NULL, commands[i].command, err));
     if (o.tensors) {
         Q_TRY(fmt_json_put_arr(&list, v, "tensors", err));
@@ -127,7 +132,7 @@ static q_status print_text(const fmt_src *s, const txt_tok *tok, const char *no_
         Q_TRY(q_buf_printf(&text, err, "  tokenizer   none: %s\n", no_tok));
     Q_TRY(q_buf_puts(&text, "  commands   ", err));
     for (size_t i = 0; i < N_COMMANDS; i++)
-        if (tok || !commands[i].needs_text)
+        if (applies(i, s, tok))
             Q_TRY(q_buf_printf(&text, err, " %s", commands[i].command));
     Q_TRY(q_buf_puts(&text, "\n", err));
     if (o.tensors)

@@ -35,7 +35,7 @@ static const char doc[] =
     "stopped run is continued by the same command.\n\n"
     "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 69 "
     "no such device; 71 memory; 73 the output exists; 74 read or write failed; 75 stopped, can be "
-    "continued; 78 not supported, or another job.";
+    "continued; 77 permission; 78 not supported, or another job.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

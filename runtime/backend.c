@@ -51,8 +51,10 @@ static q_status unknown(const char *name, q_err *err)
     char list[128] = "";
 
     for (size_t i = 0, n = 0; i < N_BACKENDS && n < sizeof list; i++)
-        n += (size_t)snprintf(list + n, sizeof list - n, " %s", backends[i]->name);
-    return q_fail(err, Q_EBACKEND, "backend '%s' is not in this build; it has:%s", name, list);
+        n += (size_t)snprintf(list + n, sizeof list - n, backends[i]->graph ? " %s %s:N" : " %s",
+                              backends[i]->name, backends[i]->name);
+    return q_fail(err, Q_EBACKEND, "device '%s' is not in this build: use auto, or one of:%s", name,
+                  list);
 }
 
 static q_status open_auto(rt_backend **out, int threads, q_err *err)

@@ -31,6 +31,18 @@ static q_status end_request(rt_prompts *p, q_err *err)
     return Q_OK;
 }
 
+/* where: the line or the row of a file that the id comes from */
+static q_status push_id(rt_prompts *p, const rt_session *s, int64_t id, const char *where,
+                        int64_t number, const char *path, q_err *err)
+{
+    const int64_t vocab = s->desc.vocab;
+
+    if (id < 0 || id >= vocab)
+        return q_fail(err, Q_EFORMAT, "%s: %s %lld: token id %lld, wanted 0 to %lld", path, where,
+                      (long long)number, (long long)id, (long long)(vocab - 1));
+    return q_ids_push(&p->ids, (int32_t)id, err);
+}
+
 static q_status read_npy(rt_prompts *p, const rt_session *s, const char *path, q_err *err)
 {
     q_status st = Q_OK;
@@ -46,7 +58,7 @@ static q_status read_npy(rt_prompts *p, const rt_session *s, const char *path, q
             for (int i = 0; i < s->gen.n_eos; i++)
                 pad |= s->gen.eos[i] == id;
             if (!pad)
-                Q_TRY(q_ids_push(&p->ids, id, err));
+                Q_TRY(push_id(p, s, id, "row", r, path, err));
         }
         Q_TRY(end_request(p, err));
     }
@@ -55,7 +67,7 @@ out:
     return st;
 }
 
-static q_status read_csv(rt_prompts *p, const char *path, q_err *err)
+static q_status read_csv(rt_prompts *p, const rt_session *s, const char *path, q_err *err)
 {
     q_status st = Q_OK;
     q_buf b = { 0 };
@@ -77,9 +89,10 @@ static q_status read_csv(rt_prompts *p, const char *path, q_err *err)
             break;
         errno = 0;
         v = strtol(c, &end, 10);
-        if (end == c || errno != 0 || v < 0 || v > INT32_MAX || !strchr(" \t\r,\n", *end))
-            Q_FAIL(err, Q_EFORMAT, "%s: line %d: '%.20s' is not a token id", path, line, c);
-        Q_TRY(q_ids_push(&p->ids, (int32_t)v, err));
+        if (end == c || errno != 0 || !strchr(" \t\r,\n", *end))
+            Q_FAIL(err, Q_EFORMAT, "%s: line %d: '%.*s' is not a token id", path, line,
+                   (int)strcspn(c, "\r\n") < 20 ? (int)strcspn(c, "\r\n") : 20, c);
+        Q_TRY(push_id(p, s, v, "line", line, path, err));
         c = end;
     }
     Q_TRY(end_request(p, err));
@@ -96,7 +109,7 @@ q_status rt_prompts_build(rt_prompts *p, const rt_session *s, const rt_prompt_op
         const size_t n = strlen(o->tokens);
 
         Q_TRY(n > 4 && strcmp(o->tokens + n - 4, ".npy") == 0 ? read_npy(p, s, o->tokens, err)
-                                                              : read_csv(p, o->tokens, err));
+                                                              : read_csv(p, s, o->tokens, err));
     } else if (o->text) {
         Q_TRY(
             txt_encode(s->tok, o->text, strlen(o->text), TXT_SPECIALS | TXT_PROMPT, &p->ids, err));
@@ -111,6 +124,8 @@ q_status rt_prompts_build(rt_prompts *p, const rt_session *s, const rt_prompt_op
         Q_TRY(txt_chat_build(&p->ids, s->tok, &chat, NULL, 0, o->chat, err));
     }
     Q_TRY(end_request(p, err));
+    if (p->n == 0 && o->tokens)
+        Q_FAIL(err, Q_EFORMAT, "%s: no token ids in it", o->tokens);
     if (p->n == 0)
         Q_FAIL(err, Q_EARG, "the prompt is empty");
 out:

@@ -40,7 +40,7 @@ static const char doc[] =
     "is a CSV file with the columns ContextTokens and GeneratedTokens. --json: model, scheme, "
     "head, threads, bandwidth_gb_s, ... and results, a list.\n\n"
     "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory (no "
-    "batch fits); 74 read failed; 78 not supported.";
+    "batch fits); 74 read failed; 77 permission; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

@@ -44,7 +44,8 @@ static const struct argp_option options[] = {
     { "join", KEY_JOIN, "TEXT", 0, "... put between two (default \\n\\n; \\n is a line end)", 1 },
     { "max-samples", KEY_MAX_SAMPLES, "N", 0, "... of the first N lines only", 1 },
     { "window", KEY_WINDOW, "N", 0, "Tokens of a window (default 512)", 1 },
-    { "base", KEY_BASE, "DIR", 0, "Compare with this model: KL divergence and top-1 agreement", 3 },
+    { "base", KEY_BASE, "MODEL", 0, "Compare with this model: KL divergence and top-1 agreement",
+      3 },
     { "base-weight-only", KEY_BASE_WO, "TYPE", 0, "... rounded to int8 or int4 while loading", 3 },
     { "report", KEY_REPORT, "FILE.html", 0, "Write tables and charts, and FILE.json", 4 },
     { "compare", KEY_COMPARE, "A.json,B.json", 0, "... with earlier results of --json beside it",
@@ -64,7 +65,7 @@ static const char doc[] =
     "--json: ppl, tokens, scored, window, kld_mean, kld_median, kld_p99, kld_max, top1 and "
     "more.\n\n"
     "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
-    "the report exists; 74 read or write failed; 78 not supported.";
+    "the report exists; 74 read or write failed; 77 permission; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

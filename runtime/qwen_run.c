@@ -62,7 +62,7 @@ static const char doc[] =
     "The text goes to standard output as it is made; with --json one object per request: "
     "prompt_tokens, ids, text, finish (stop or length), prefill and decode tokens/s.\n\n"
     "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
-    "output exists; 74 read or write failed; 78 not supported.";
+    "output exists; 74 read or write failed; 77 permission; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -219,8 +219,8 @@ static q_status run(opts *o, q_err *err)
     rt_prompts p = { 0 };
     job j = { .o = o };
 
-    if (o->dump && !o->force && q_path_exists(o->dump))
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", o->dump);
+    if (o->dump)
+        Q_TRY(q_out_check(o->dump, o->force, err));
     o->session.threads = o->cli.threads;
     o->session.seed = o->cli.seed;
     o->session.tokenizer_optional = o->prompt.tokens && o->cli.json;

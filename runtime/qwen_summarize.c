@@ -53,7 +53,7 @@ static const char doc[] =
     "interval of 1000 bootstrap samples drawn with --seed. --json: rouge1, rouge2, rougeL, "
     "rougeLsum (means), samples, seconds and the intervals.\n\n"
     "Exit codes: 0 done; 64 usage; 65 bad data; 66 input missing; 69 no such device; 71 memory; 73 "
-    "output exists; 74 read or write failed; 78 not supported.";
+    "output exists; 74 read or write failed; 77 permission; 78 not supported.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -166,8 +166,8 @@ static q_status run(opts *o, q_err *err)
     q_buf lines = { 0 };
     cal_rouge_result r;
 
-    if (o->output && !o->force && q_path_exists(o->output)) /* before an hour of work */
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", o->output);
+    if (o->output) /* before an hour of work */
+        Q_TRY(q_out_check(o->output, o->force, err));
     Q_TRY(ds_open(&set, o->data, &(ds_opts){ .max_samples = (size_t)o->max_samples }, err));
     o->session.threads = o->cli.threads;
     o->session.seed = o->eval.seed = o->cli.seed;

@@ -6,7 +6,6 @@
 #include "formats/base/q_hash.h"
 #include "formats/base/q_lfs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -14,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 struct q_file {
@@ -63,6 +61,10 @@ q_status q_file_open(q_file **out, const char *path, q_err *err)
     char *copy = q_strdup(path);
     int fd;
 
+    if (!*path) {
+        q_free(copy);
+        return q_fail(err, Q_ENOINPUT, "the name of a file is empty: name a file");
+    }
     if (!copy)
         return q_fail(err, Q_ENOMEM, "%s: no memory", path);
     /* O_NONBLOCK: opening a FIFO must not hang before fstat can refuse it */
@@ -72,12 +74,6 @@ q_status q_file_open(q_file **out, const char *path, q_err *err)
         return q_fail_errno(err, Q_EIO, errno, "%s: cannot open", path);
     }
     return file_from_fd(out, fd, copy, err);
-}
-
-int q_name_is_plain(const char *name)
-{
-    return name[0] != '\0' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-           !strchr(name, '/');
 }
 
 /* snapshots/<rev>/file -> ../../blobs/<hash> is how the Hugging Face cache stores files. */
@@ -221,6 +217,29 @@ out:
     return st;
 }
 
+q_status q_out_check(const char *path, int force, q_err *err)
+{
+    q_status st = Q_OK;
+    char *dir = q_path_dir(path);
+    struct stat sb;
+
+    if (!dir)
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    if (q_path_is_dir(path))
+        Q_FAIL(err, Q_ECREATE, "%s: is a directory, wanted the name of a file", path);
+    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) /* renaming would replace /dev/null itself */
+        Q_FAIL(err, Q_ECREATE, "%s: is a device or a pipe, wanted the name of a file", path);
+    if (!force && q_path_exists(path))
+        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
+    if (!q_path_is_dir(dir))
+        Q_FAIL(err, Q_ECREATE, "%s: there is no directory '%s': make it first", path, dir);
+    if (access(dir, W_OK | X_OK) != 0)
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot write into '%s'", path, dir);
+out:
+    q_free(dir);
+    return st;
+}
+
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err)
 {
     q_status st = Q_OK;
@@ -229,17 +248,14 @@ q_status q_out_open(q_out **out, const char *path, int force, q_err *err)
     if (!o)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     o->fd = -1;
-    if (!force && q_path_exists(path))
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
-    if (q_path_is_dir(path))
-        Q_FAIL(err, Q_ECREATE, "%s: is a directory", path);
+    Q_TRY(q_out_check(path, force, err));
     o->path = q_strdup(path);
     o->tmp = q_format("%s.part.%ld", path, (long)getpid());
     if (!o->path || !o->tmp)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     o->fd = open(o->tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (o->fd < 0)
-        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot create", o->tmp);
+        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot create", path);
     *out = o;
     o = NULL;
 out:
@@ -298,30 +314,6 @@ out:
     return st;
 }
 
-char *q_path_dir(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    if (!slash)
-        return q_strdup(".");
-    return slash == path ? q_strdup("/") : q_strndup(path, (size_t)(slash - path));
-}
-
-q_status q_rename_synced(const char *from, const char *to, q_err *err)
-{
-    q_status st = Q_OK;
-    char *dir = NULL;
-
-    if (rename(from, to) != 0)
-        Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", to);
-    if (!(dir = q_path_dir(to)))
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", to);
-    Q_TRY(q_dir_sync(dir, err));
-out:
-    q_free(dir);
-    return st;
-}
-
 q_status q_out_commit(q_out *o, q_err *err)
 {
     q_status st = Q_OK;
@@ -363,131 +355,4 @@ q_status q_out_whole(const char *path, int force, const void *p, size_t n, q_err
 out:
     q_out_close(o);
     return st;
-}
-
-q_status q_dir_make(const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    char *copy = q_strdup(path);
-
-    if (!copy)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    for (char *p = copy + 1;; p++) {
-        char c = *p;
-
-        if (c != '/' && c != '\0')
-            continue;
-        *p = '\0';
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST)
-            Q_FAIL_ERRNO(err, Q_ECREATE, "%s: cannot create directory", copy);
-        *p = c;
-        if (c == '\0')
-            break;
-    }
-    if (!q_path_is_dir(path))
-        Q_FAIL(err, Q_ECREATE, "%s: exists and is not a directory", path);
-out:
-    q_free(copy);
-    return st;
-}
-
-q_status q_dir_sync(const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open directory", path);
-    if (fsync(fd) != 0 && errno != EINVAL) /* EINVAL: the file system has no such thing */
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: fsync of the directory", path);
-out:
-    if (fd >= 0)
-        close(fd);
-    return st;
-}
-
-q_status q_dir_remove(const char *path, q_err *err)
-{
-    q_status st = Q_OK;
-    char *child = NULL;
-    struct dirent *e;
-    struct stat sb;
-    DIR *d = NULL;
-
-    if (lstat(path, &sb) != 0)
-        return errno == ENOENT ? Q_OK : q_fail_errno(err, Q_EIO, errno, "%s: stat", path);
-    if (!S_ISDIR(sb.st_mode)) {
-        if (unlink(path) != 0)
-            Q_FAIL_ERRNO(err, Q_EIO, "%s: remove", path);
-        return Q_OK;
-    }
-    if (!(d = opendir(path)))
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: cannot open directory", path);
-    while ((e = readdir(d))) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        q_free(child);
-        if (!(child = q_path_join(path, e->d_name)))
-            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-        Q_TRY(q_dir_remove(child, err));
-    }
-    if (rmdir(path) != 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: remove", path);
-out:
-    q_free(child);
-    if (d)
-        closedir(d);
-    return st;
-}
-
-q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err)
-{
-    q_status st = Q_OK;
-    struct statvfs sv;
-    char *p = q_strdup(path);
-
-    if (!p)
-        Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    while (!q_path_exists(p)) {
-        char *up = q_path_dir(p);
-
-        q_free(p);
-        if (!(p = up))
-            Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
-    }
-    if (statvfs(p, &sv) != 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: free space", p);
-    *bytes = (uint64_t)sv.f_bavail * sv.f_frsize;
-out:
-    q_free(p);
-    return st;
-}
-
-int q_path_exists(const char *path)
-{
-    struct stat sb;
-
-    return lstat(path, &sb) == 0;
-}
-
-int q_path_is_dir(const char *path)
-{
-    struct stat sb;
-
-    return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
-}
-
-int q_path_same(const char *a, const char *b)
-{
-    struct stat sa, sb;
-
-    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
-           sa.st_ino == sb.st_ino;
-}
-
-char *q_path_join(const char *dir, const char *name)
-{
-    size_t n = strlen(dir);
-
-    return q_format("%s%s%s", dir, n > 0 && dir[n - 1] == '/' ? "" : "/", name);
 }

@@ -54,7 +54,7 @@ tap_ok "usage errors exit 64 with nothing on stdout"
 expect_exit 69 "$b" -m "$model" --device cuda:99
 expect_stderr 'no usable GPU|numbered from 0|not in this build'
 expect_exit 69 "$b" -m "$model" --device abacus
-expect_stderr "backend 'abacus' is not in this build"
+expect_stderr "device 'abacus' is not in this build: use auto, or one of: cpu"
 tap_ok "a device that is not there is exit 69"
 
 expect_exit 66 "$b" -m "$tmp/none"

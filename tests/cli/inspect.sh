@@ -14,7 +14,7 @@ expect_stdout '^  sizes       hidden 256, 8 layers, 2 heads of 128, 2 key/value 
 expect_stdout '^  positions   8192, dynamic NTK$'
 expect_stdout '^  KV cache    8192 bytes a token in 16 bits$'
 expect_stdout '^  tokenizer   4096 tokens, chat format chatml$'
-expect_stdout '^  commands    qwen-convert qwen-run qwen-benchmark qwen-perplexity qwen-summarize$'
+expect_stdout '^  commands    qwen-convert qwen-gptq qwen-awq qwen-calibrate-kv qwen-run qwen-summarize qwen-perplexity '
 expect_equal "$(tree_hash "$model")" "$before"
 tap_ok "a Hugging Face directory"
 

@@ -161,8 +161,68 @@ for p in qwen-convert qwen-calibrate-kv; do
 done
 for p in qwen-awq qwen-gptq; do
     expect_exit 73 timeout 20 "$(bin $p)" -i "$model" -o "$tmp/dir" --calib-data "$data"
-    expect_stderr 'dir: is a directory, wanted the name of an archive'
+    expect_stderr 'dir: is a directory, wanted the name of a file'
 done
 expect_equal "$(cd "$tmp" && echo -- *.job)" '-- *.job'
+
+# what every program that writes one file says: a directory, a device, a pipe, no such directory
+mkfifo "$tmp/pipe"
+one_file() { # EXIT OUTPUT PATTERN
+    local run
+    for run in "qwen-gptq -i $model --rtn --force -o" "qwen-awq -i $model --calib-data $data --force -o" \
+        "qwen-summarize -m $model --data $data --max-samples 1 --force --output" \
+        "qwen-run -m $model --input-text x --force --dump-logits" \
+        "qwen-convert -i $model -o $tmp/out --smoothquant 0.5 --calib-data $data --force --save-stats" \
+        "qwen-calibrate-kv -m $model -o $tmp/out --calib-data $data --force --save-stats"; do
+        expect_exit "$1" timeout 20 "$BUILD/bin/"$run "$2"
+        expect_stderr "$3"
+    done
+}
+mknod "$tmp/device" c 1 7 2>/dev/null
+one_file 73 "$tmp/dir" "dir: is a directory, wanted the name of a file"
+one_file 73 "$tmp/pipe" "pipe: is a device or a pipe, wanted the name of a file"
+[ ! -c "$tmp/device" ] || one_file 73 "$tmp/device" "device: is a device or a pipe, wanted"
+one_file 73 "$tmp/nowhere/out.h5" "there is no directory .*/nowhere.: make it first"
+expect test -p "$tmp/pipe"
+expect test ! -e "$tmp/nowhere"
+expect_exit 73 "$(bin qwen-convert)" -i "$tmp/m.h5" -o "$tmp/pipe" --to h5 --force # the last one to see it
+expect_stderr "pipe: is a device or a pipe"
+expect test -p "$tmp/pipe"
+expect_equal "$(cd "$tmp" && echo out* .out* *.part*)" "out* .out* *.part*"
+expect_equal "$(cd "$tmp" && echo -- *.job)" "-- *.job"
 tap_ok "an output that cannot be is refused before it is computed"
+
+ids() { # TEXT PATTERN: a file of token ids
+    printf "$1" >"$tmp/ids.csv"
+    expect_exit 65 "$(bin qwen-run)" -m "$model" --input-tokens "$tmp/ids.csv"
+    expect_stderr "ids.csv: $2 \(exit 65\)"
+}
+ids "" "no token ids in it"
+ids "1,2\na b\n" "line 2: .a b. is not a token id"
+ids "1,2\n-1\n" "line 2: token id -1, wanted 0 to 4095"
+ids "4096" "line 1: token id 4096, wanted 0 to 4095"
+ids "9999999999999999999999" "line 1: .99999999999999999999. is not a token id"
+for bits in 3 16 4x ""; do
+    expect_exit 64 "$(bin qwen-gptq)" "${gptq[@]}" --rtn --bits "$bits"
+    expect_stderr "bits: .$bits. is not 4 or 8"
+done
+for group in 100 0 1000 -2 ""; do
+    expect_exit 64 "$(bin qwen-gptq)" "${gptq[@]}" --rtn --group-size "$group"
+    expect_stderr "group-size: .$group. is not 128, 64, 32 or -1"
+done
+for device in gpu cuda:x cpu:1 ""; do
+    expect_exit 69 "$(bin qwen-run)" -m "$model" --input-text x --device "$device"
+    expect_stderr "device .$device. is not in this build: use auto, or one of: cpu "
+done
+expect_exit 66 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data ""
+expect_stderr "the name of a file is empty: name a file"
+# a name with blanks, quotes and letters of other alphabets, all the way
+odd="$tmp/m\303\266del it\x27s \$x \346\250\241"
+odd=$(printf "$odd")
+cp -r "$model" "$odd"
+expect_exit 0 "$(bin qwen-gptq)" -i "$odd" -o "$odd.h5" --rtn
+expect_exit 0 "$(bin qwen-convert)" -i "$odd.h5" -o "$odd awq" --to hf-awq
+expect_exit 0 "$(bin qwen-run)" -m "$odd awq" --input-text x --max-new-tokens 1
+expect_exit 0 "$(bin qwen-inspect)" --verify "$odd.h5"
+tap_ok "token ids, numbers of a few, devices, empty and odd names"
 tap_done

@@ -63,11 +63,11 @@ printf '1,2,x\n' >"$tmp/bad.csv"
 expect_exit 65 "$run" -m "$model" --input-tokens "$tmp/bad.csv"
 expect_stderr "bad.csv: line 1: 'x"
 printf '1,4096\n' >"$tmp/big.csv"
-expect_exit 64 "$run" -m "$model" --input-tokens "$tmp/big.csv"
-expect_stderr 'prompt token 1 is 4096'
+expect_exit 65 "$run" -m "$model" --input-tokens "$tmp/big.csv"
+expect_stderr 'big.csv: line 1: token id 4096, wanted 0 to 4095'
 printf '\n\n' >"$tmp/empty.csv"
-expect_exit 64 "$run" -m "$model" --input-tokens "$tmp/empty.csv"
-expect_stderr 'the prompt is empty'
+expect_exit 65 "$run" -m "$model" --input-tokens "$tmp/empty.csv"
+expect_stderr 'empty.csv: no token ids in it'
 printf '{"article": "a"}\n' >"$tmp/half.jsonl"
 expect_exit 65 "$sum" -m "$model" --data "$tmp/half.jsonl"
 expect_stderr "half.jsonl.*highlights"
