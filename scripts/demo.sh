@@ -8,7 +8,17 @@ model=datasets/qwen-tiny data=datasets/samples.jsonl
 system='You are a useful assistant, please directly output the corresponding summary according to the article entered by the user.'
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
-show() { printf '$ %s\n' "$*" >&2; "$@"; }
+show() { # a command as a shell reads it back
+    local word line='$'
+    for word; do
+        case $word in
+        '' | *[!A-Za-z0-9@%+=:,./_-]*) line+=" '${word//\'/\'\\\'\'}'" ;;
+        *) line+=" $word" ;;
+        esac
+    done
+    printf '%s\n' "$line" >&2
+    "$@"
+}
 num() { sed -nE "s/.*\"$1\": *(-?[0-9.eE+-]+).*/\1/p" <<<"$2" | head -1; } # key, one-line JSON
 
 mkdir -p "$out"

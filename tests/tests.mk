@@ -68,7 +68,7 @@ run-fuzz: $(FUZZ:%.c=$B/%)
 		grep -E '^Done|stat::number' $$corpus.log || tail -1 $$corpus.log; \
 	done
 
-bench: all $(BENCH_BIN) $(TOOLS) ## micro benchmarks; BENCH_ARGS goes to each
-	@for b in $(BENCH_BIN); do echo "== $${b##*/}"; $$b $(BENCH_ARGS) || exit 1; done
+bench: all $(BENCH_BIN) $(TOOLS) ## micro benchmarks, each without arguments
+	@for b in $(BENCH_BIN); do echo "== $${b##*/}"; $$b || exit 1; done
 
 .PHONY: test run-tests asan ubsan fuzz run-fuzz bench

@@ -1,6 +1,6 @@
 /* Speed of the tokenizer on one core:
  *
- *     bench_tokenizer DIR TEXT [SECONDS]
+ *     bench_tokenizer [DIR TEXT [SECONDS]]      default: the built-in model and its abstracts
  *
  * DIR holds the vocabulary, TEXT is encoded whole again and again for at least SECONDS (default 2).
  * Prints the time to open, then megabytes (10^6 bytes) and tokens per second of the fastest round
@@ -53,17 +53,19 @@ int main(int argc, char **argv)
     q_err err = { 0 };
     txt_tok *tok = NULL;
     q_buf text = { 0 };
+    const char *dir = argc > 2 ? argv[1] : "datasets/qwen-tiny";
+    const char *file = argc > 2 ? argv[2] : "datasets/samples.jsonl";
     double t = now();
 
-    if (argc < 3) {
-        fprintf(stderr, "usage: bench_tokenizer DIR TEXT [SECONDS]\n");
+    if (argc == 2) {
+        fprintf(stderr, "usage: bench_tokenizer [DIR TEXT [SECONDS]]\n");
         return q_exit_code(Q_EARG);
     }
-    Q_TRY(txt_tok_open(&tok, argv[1], &err));
+    Q_TRY(txt_tok_open(&tok, dir, &err));
     printf("open   %7.1f ms, %d tokens\n", 1e3 * (now() - t), txt_vocab_size(tok));
-    Q_TRY(q_file_slurp(&text, argv[2], (size_t)1 << 30, &err));
+    Q_TRY(q_file_slurp(&text, file, (size_t)1 << 30, &err));
     if (text.size == 0)
-        Q_FAIL(&err, Q_EFORMAT, "%s: empty", argv[2]);
+        Q_FAIL(&err, Q_EFORMAT, "%s: empty", file);
     Q_TRY(measure(tok, &text, argc > 3 ? atof(argv[3]) : 2, &err));
 out:
     if (st != Q_OK)
