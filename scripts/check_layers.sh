@@ -60,7 +60,7 @@ for f in "${files[@]}"; do
     fi
   done < <(sed -nE 's/^[ ]*#[ ]*include[ ]*"([^"]+)".*/own \1/p; s/^[ ]*#[ ]*include[ ]*<([^>]+)>.*/foreign \1/p' "$f")
   lines=$(wc -l <"$f")
-  limit=800
+  limit=500
   is_program "$f" && limit=250
   [ "$lines" -le $limit ] || offence "$f has $lines lines, at most $limit"
   if ! is_program "$f" && ! is_cli "$f" && [ "$f" != formats/base/q_log.c ] &&
