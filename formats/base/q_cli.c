@@ -4,6 +4,7 @@
 #include "formats/base/q_cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,6 +77,15 @@ static int started_ranks(void)
     return 1;
 }
 
+/* A standard descriptor that was closed would be that of the next file, and messages would go into
+ * it.  Writing to one that is only open for reading fails as before. */
+static void hold_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", O_RDONLY);
+}
+
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err)
 {
@@ -83,6 +93,7 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
     const int tty = isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
     error_t rc;
 
+    hold_descriptors();
     signal(SIGXFSZ, SIG_IGN);
     c->progress = -1;
     argp_err_exit_status = q_exit_code(Q_EARG);

@@ -216,6 +216,10 @@ for device in gpu cuda:x cpu:1 ""; do
 done
 expect_exit 66 "$(bin qwen-gptq)" "${gptq[@]}" --calib-data ""
 expect_stderr "the name of a file is empty: name a file"
+# without standard descriptors no message gets into a file
+expect_exit 74 bash -c '"$@" <&- >&- 2>&-' bash "$(bin qwen-gptq)" -i "$model" -o "$tmp/closed.h5" -v \
+    --calib-data "$data" --calib-samples 2 --calib-seq-len 64
+expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/closed.h5"
 # a name with blanks, quotes and letters of other alphabets, all the way
 odd="$tmp/m\303\266del it\x27s \$x \346\250\241"
 odd=$(printf "$odd")
