@@ -66,7 +66,7 @@ ALL_CFLAGS = $(CSTD) $(WARN) $(OMP) $(CFLAGS_$(CONFIG)) $(CFLAGS) $(CPPFLAGS)
 # libraries need it too
 LDFLAGS  += -Wl,-rpath,'$$ORIGIN/../lib',--disable-new-dtags
 CXX_WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror
-LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) $(SPM_LIBS) $(CUDA_LIBS) $(if $(MPI),$(MPI_LINK)) -lm -lpthread
+LIBS     := $(JANSSON_LIBS) $(UTF8PROC_LIBS) $(BLAS_LIBS) $(HDF5_LIBS) -lz $(SPM_LIBS) $(CUDA_LIBS) $(if $(MPI),$(MPI_LINK)) -lm -lpthread
 
 # `make demo` and `make test` install these; a bare `make` stops with the package's name
 needs     = $(if $(call has,$(1)),,$(error $(1) not found: install $(2), or run `make demo`))
@@ -75,6 +75,7 @@ $(call needs,jansson.h,libjansson-dev)
 $(call needs,utf8proc.h,libutf8proc-dev)
 $(call needs,cblas.h,libopenblas-dev)
 $(call needs,hdf5.h,libhdf5-dev)
+$(call needs,zlib.h,zlib1g-dev)
 endif
 
 .DEFAULT_GOAL := all

@@ -15,7 +15,7 @@
 #include "calibrate/report_parts.h"
 #include "formats/json_cli.h"
 
-enum { KEY_BITS = 0x800, KEY_GROUP, KEY_SYM, KEY_ASYM, KEY_DRY_RUN, KEY_NO_REPORT };
+enum { KEY_BITS = 0x800, KEY_GROUP, KEY_SYM, KEY_ASYM, KEY_DRY_RUN, KEY_NO_REPORT, KEY_COMPRESS };
 
 static const struct argp_option options[] = {
     { "input", 'i', "DIR", 0, "Float model to read: a Hugging Face or FT directory", 0 },
@@ -29,6 +29,8 @@ static const struct argp_option options[] = {
       0 },
     { "dry-run", KEY_DRY_RUN, 0, 0, "Print size, memory, disk and time, and do nothing", 0 },
     { "force", 'f', 0, 0, "Replace the output", 0 },
+    { "compress", KEY_COMPRESS, 0, 0,
+      "Compress the archive: a few percent smaller, slower to write and to load", 0 },
     { "no-report", KEY_NO_REPORT, 0, 0, "No FILE.report.html and .json beside the output", 0 },
     { 0 },
 };
@@ -86,6 +88,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_NO_REPORT:
         o->no_report = 1;
+        return 0;
+    case KEY_COMPRESS:
+        o->compress = 1;
         return 0;
     case 'f':
         o->force = 1;
@@ -220,6 +225,7 @@ static q_status run(cal_quant_cli *o, const q_cli *cli, const volatile sig_atomi
                 &(qnt_archive_opts){ .src = j.src,
                                      .path = o->output,
                                      .force = o->force,
+                                     .compress = o->compress,
                                      .tool = "qwenkit " Q_VERSION,
                                      /* of the format; what is only rounded has that of GPTQ */
                                      .method = o->rtn || o->quant.gptq ? "gptq" : "awq",

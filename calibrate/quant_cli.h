@@ -20,10 +20,10 @@ typedef struct cal_quant_cli {
     cal_run_opts run;
     cal_quant_opts quant;
     int ranks; /* that can share what is made */
-    int rtn, force, dry_run, no_report;
+    int rtn, force, compress, dry_run, no_report;
 } cal_quant_cli;
 
-/* -i -o --bits --group-size --sym --asym --force ...; those of calibration; the common ones */
+/* -i -o --bits --group-size --sym --asym --force --compress ...; calibration; the common ones */
 extern const struct argp_child cal_quant_children[];
 
 void cal_quant_cli_init(cal_quant_cli *o);

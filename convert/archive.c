@@ -218,6 +218,8 @@ static q_status write_all(cvt_archive *j, qnt_archive_result *r, q_err *err)
     double since;
 
     Q_TRY(fmt_h5_create(&j->w, o->path, o->force, err));
+    if (o->compress)
+        fmt_h5_compress(j->w);
     Q_TRY(cvt_archive_put_meta(j, err));
     Q_TRY(cvt_units_each(o->src, o->weight != NULL, put_unit, j, err));
     Q_TRY(cvt_archive_put_layers(j, err));

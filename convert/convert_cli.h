@@ -17,7 +17,7 @@ typedef struct cvt_cli_opts {
     const char *input, *output, *verify;
     cvt_to to;
     fmt_ft_cli ft;
-    int force, strict, dry_run;
+    int force, compress, strict, dry_run;
     int smooth, kv_scales; /* what the ranges are for */
     double alpha;
 } cvt_cli_opts;

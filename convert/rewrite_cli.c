@@ -69,6 +69,7 @@ q_status cvt_rewrite_cli(const cvt_cli_opts *o, const q_cli *cli, const volatile
                                 &(qnt_archive_opts){ .src = src,
                                                      .path = o->output,
                                                      .force = o->force,
+                                                     .compress = o->compress,
                                                      .tool = TOOL,
                                                      .stop = stop,
                                                      .log = &cli->log },

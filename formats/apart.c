@@ -9,10 +9,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* A minute, and more for large files: each byte may be hashed, or unpacked. */
 #define CPU_SECONDS 60
+#define CPU_BYTES   ((uint64_t)16 << 20) /* of a second more */
 
 typedef struct answer {
     q_status status;
@@ -38,12 +41,12 @@ static int write_all(int fd, const void *p, size_t n)
 }
 
 /* The child: signals as the system has them, no core file, no endless loop. */
-static void run(int fd, fmt_apart_fn fn, void *self)
+static void run(int fd, rlim_t seconds, fmt_apart_fn fn, void *self)
 {
     static const int fatal[] = {
         SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGINT, SIGTERM, SIGHUP
     };
-    const struct rlimit none = { 0, 0 }, cpu = { CPU_SECONDS, CPU_SECONDS };
+    const struct rlimit none = { 0, 0 }, cpu = { seconds, seconds };
     answer a = { 0 };
     q_buf out = { 0 };
 
@@ -97,15 +100,19 @@ q_status fmt_apart(q_buf *result, const char *path, fmt_apart_fn fn, void *self,
     q_status st = Q_OK;
     q_buf got = { 0 };
     int fd[2] = { -1, -1 }, wait_status = 0;
+    struct stat sb;
+    rlim_t seconds = CPU_SECONDS;
     pid_t pid;
 
     q_buf_clear(result);
+    if (stat(path, &sb) == 0 && sb.st_size > 0)
+        seconds += (rlim_t)((uint64_t)sb.st_size / CPU_BYTES);
     if (pipe(fd) != 0)
         Q_FAIL_ERRNO(err, Q_EOS, "%s: no pipe", path);
     if ((pid = fork()) < 0)
         Q_FAIL_ERRNO(err, Q_EOS, "%s: cannot start a process to look at it", path);
     if (pid == 0)
-        run(fd[1], fn, self);
+        run(fd[1], seconds, fn, self);
     close(fd[1]);
     fd[1] = -1;
     st = read_all(&got, fd[0], err);

@@ -3,9 +3,9 @@
  *     Q_TRY(fmt_apart(&bytes, path, list, self, err));      (bytes: what `list` put into out)
  *
  * The function runs in a forked child, on a copy of memory; what comes back is its status, its
- * message and the bytes it put out.  A child that dies, or is busy for more than a minute, is a
- * Q_EFORMAT that names the file.  Threads: may be called while others run; the function must not
- * wait for them. */
+ * message and the bytes it put out.  A child that dies, or is busy for more than a minute (and a
+ * second for each 16 MiB of the file), is a Q_EFORMAT that names the file.  Threads: may be called
+ * while others run; the function must not wait for them. */
 #ifndef FMT_APART_H
 #define FMT_APART_H
 

@@ -3,7 +3,8 @@
  * The HDF5 library was not written for hostile files, so it looks at the file in a process of its
  * own (apart.h) and tells what is there and where: a flat list of records.  The records are checked
  * as if they were a file themselves: a dataset must be as large as its type and shape say, and end
- * inside the file.  From then on data are read like those of any other file. */
+ * inside the file; so must chunks be, each for itself.  From then on data are read like those of
+ * any other file, or by chunks (arch_chunk.c). */
 #include "formats/arch.h"
 
 #include <assert.h>
@@ -18,8 +19,10 @@
 
 static void list_free(fmt_arch_list *l)
 {
-    for (size_t i = 0; i < l->n; i++)
+    for (size_t i = 0; i < l->n; i++) {
         q_free(l->e[i].name);
+        q_free(l->e[i].chunks.v);
+    }
     q_free(l->e);
 }
 
@@ -52,11 +55,12 @@ q_status fmt_arch_add(fmt_arch_entry **out, fmt_arch_list *l, const char *name, 
 /* ---- from process to process ------------------------------------------------------------------
  */
 
-/* A record: this, and the name behind it. */
+/* A record: this, and behind it the name and the chunks. */
 typedef struct record {
     fmt_tensor t;
     fmt_lost lost;
-    size_t n_name;
+    fmt_chunk_form form;
+    size_t n_name, n_chunk;
     int is_file;
 } record;
 
@@ -65,10 +69,13 @@ static q_status put_list(q_buf *out, const fmt_arch_list *l, int is_file, q_err 
     q_status st = Q_OK;
 
     for (size_t i = 0; i < l->n; i++) {
-        const record r = { l->e[i].t, l->e[i].lost, strlen(l->e[i].name), is_file };
+        const fmt_h5_chunks *c = &l->e[i].chunks;
+        const record r = { l->e[i].t, l->e[i].lost, c->form, strlen(l->e[i].name), c->n, is_file };
 
         Q_TRY(q_buf_put(out, &r, sizeof r, err));
         Q_TRY(q_buf_put(out, l->e[i].name, r.n_name, err));
+        if (c->n)
+            Q_TRY(q_buf_put(out, c->v, c->n * sizeof *c->v, err));
     }
 out:
     return st;
@@ -94,7 +101,7 @@ static q_status check_record(const fmt_arch *a, const record *r, const char *nam
     size_t bytes = 0;
     int ok = r->is_file;
 
-    if (r->t.bytes > size || r->t.offset > size - r->t.bytes)
+    if (r->n_chunk == 0 && (r->t.bytes > size || r->t.offset > size - r->t.bytes))
         return q_fail(err, Q_EFORMAT,
                       "%s: '%s' ends at byte %llu, the file has %llu: cut short, fetch it again",
                       a->path, name,
@@ -113,6 +120,29 @@ static q_status check_record(const fmt_arch *a, const record *r, const char *nam
                        name, (unsigned long long)r->t.bytes, bytes);
 }
 
+/* The chunks of a record, which lie at p, into an entry. */
+static q_status take_chunks(fmt_arch *a, fmt_arch_entry *e, const record *r, const char *p,
+                            q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_h5_chunks *c = &e->chunks;
+
+    if (r->n_chunk == 0)
+        return Q_OK;
+    c->form = r->form;
+    if (!(c->v = q_calloc(r->n_chunk, sizeof *c->v)))
+        Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu chunks", a->path, r->n_chunk);
+    c->n = r->n_chunk;
+    memcpy(c->v, p, c->n * sizeof *c->v);
+    Q_TRY(fmt_h5_check_chunks(a->path, e->name, c, q_file_bytes(a->f), err));
+    if (c->n != r->t.bytes / c->form.bytes + (r->t.bytes % c->form.bytes != 0))
+        Q_FAIL(err, Q_EFORMAT, "%s: '%s' has %zu chunks of %llu bytes, its shape wants %llu bytes",
+               a->path, e->name, c->n, (unsigned long long)c->form.bytes,
+               (unsigned long long)r->t.bytes);
+out:
+    return st;
+}
+
 static q_status hear(fmt_arch *a, const q_buf *in, q_err *err)
 {
     q_status st = Q_OK;
@@ -126,7 +156,7 @@ static q_status hear(fmt_arch *a, const q_buf *in, q_err *err)
     memcpy(&a->packing, in->data, at);
     a->packing.kind = FMT_PACK_H5;
     a->packing.layout = fmt_pack_layout_get(FMT_PACK_H5);
-    for (; at < in->size; at += r.n_name) {
+    while (at < in->size) {
         if (in->size - at < sizeof r)
             Q_FAIL(err, Q_EFORMAT, "%s: damaged: half a list of its datasets", a->path);
         memcpy(&r, in->data + at, sizeof r);
@@ -136,11 +166,16 @@ static q_status hear(fmt_arch *a, const q_buf *in, q_err *err)
                    r.n_name, FMT_ST_MAX_NAME);
         memcpy(name, in->data + at, r.n_name);
         name[r.n_name] = '\0';
+        at += r.n_name;
+        if (r.n_chunk > (in->size - at) / sizeof(fmt_h5_chunk))
+            Q_FAIL(err, Q_EFORMAT, "%s: damaged: half a list of chunks of '%s'", a->path, name);
         Q_TRY(check_record(a, &r, name, err));
         Q_TRY(fmt_arch_add(&e, r.is_file ? &a->files : &a->tensors, name, err));
         r.t.name = e->name;
         e->t = r.t;
         e->lost = r.lost;
+        Q_TRY(take_chunks(a, e, &r, in->data + at, err));
+        at += r.n_chunk * sizeof(fmt_h5_chunk);
     }
 out:
     return st;
@@ -162,6 +197,7 @@ q_status fmt_arch_open(fmt_arch **out, const char *path, q_err *err)
 
     if (!a || !(a->path = q_strdup(path)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    Q_TRY(fmt_arch_cache_open(&a->cache, err));
     Q_TRY(q_file_open(&a->f, path, err));
     Q_TRY(fmt_apart(&told, path, tell, a, err));
     Q_TRY(hear(a, &told, err));
@@ -184,6 +220,7 @@ void fmt_arch_close(fmt_arch *a)
         return;
     list_free(&a->tensors);
     list_free(&a->files);
+    fmt_arch_cache_close(a->cache);
     q_file_close(a->f);
     q_free(a->path);
     q_free(a);
@@ -229,6 +266,8 @@ q_status fmt_arch_read(const fmt_arch *a, size_t i, uint64_t from, size_t n, voi
     if (from > t->bytes || n > t->bytes - from)
         return q_fail(err, Q_ESHAPE, "%s: '%s' has %llu bytes, asked for %zu at %llu", a->path,
                       t->name, (unsigned long long)t->bytes, n, (unsigned long long)from);
+    if (a->tensors.e[i].chunks.n)
+        return fmt_arch_read_chunks(a, &a->tensors.e[i], from, n, dst, err);
     return n ? q_file_pread(a->f, dst, n, t->offset + from, err) : Q_OK;
 }
 

@@ -22,9 +22,10 @@
  *
  * Opening reads names, types, shapes and places through the HDF5 library, in a process of its own,
  * and checks each against the size of the file.  Data are contiguous and are then read like
- * any other file, at the speed of the disk.  Tensor names are those of the checkpoint, the leaf of
- * a module joined with a dot.  Threads: fmt_arch_read and fmt_arch_file_read may be called from
- * several threads; opening one at a time. */
+ * any other file, at the speed of the disk; or in compressed chunks, unpacked as they are read, a
+ * few at a time.  Tensor names are those of the checkpoint, the leaf of a module joined with a dot.
+ * Threads: fmt_arch_read and fmt_arch_file_read may be called from several threads; opening one at
+ * a time. */
 #ifndef FMT_ARCH_H
 #define FMT_ARCH_H
 

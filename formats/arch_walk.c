@@ -1,9 +1,10 @@
 /* What a model archive holds, by the HDF5 library.  Runs in a process of its own.
  *
- * One walk over the groups collects every dataset: its name, type, shape and place in the file. All
- * numbers come from the file and are checked before they are used.  Compressed or chunked datasets
- * are refused with the command that undoes it.  Attributes of a module are checked against the
- * shapes of its arrays; the shapes are checked against config.json by the binder. */
+ * One walk over the groups collects every dataset: its name, type, shape and place in the file, or
+ * the places of its chunks.  All numbers come from the file and are checked before they are used.
+ * Filters and chunks of other programs are refused with the command that undoes them.  Attributes
+ * of a module are checked against the shapes of its arrays; the shapes are checked against
+ * config.json by the binder. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,7 +46,10 @@ static q_status add_tensor(const walk *w, const char *path, const char *name, q_
     e->t.dtype = info.dtype;
     e->t.ndim = info.ndim;
     memcpy(e->t.shape, info.shape, sizeof info.shape);
-    Q_TRY(fmt_h5_place(w->h, path, &e->t.offset, &e->t.bytes, err));
+    Q_TRY(fmt_h5_find_chunks(w->h, path, &e->chunks, err));
+    e->t.bytes = info.bytes;
+    if (e->chunks.n == 0)
+        Q_TRY(fmt_h5_place(w->h, path, &e->t.offset, &e->t.bytes, err));
 out:
     return st;
 }

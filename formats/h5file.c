@@ -314,8 +314,8 @@ q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint6
     *offset = 0;
     if (*bytes > 0 && at == HADDR_UNDEF)
         Q_FAIL(err, Q_EFORMAT,
-               "%s: '%s' is chunked or compressed: undo it with h5repack -l CONTI -f NONE", h->path,
-               name);
+               "%s: '%s' is in chunks, wanted as it is: undo it with h5repack -l CONTI -f NONE",
+               h->path, name);
     if (*bytes > 0)
         *offset = at;
 out:

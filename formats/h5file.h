@@ -12,13 +12,13 @@
  *     Q_TRY(fmt_h5_read(h, "/stats/layers.0/attn_in", FMT_F32, 1, (int64_t[]){ 4096 }, v, err));
  *     ... out: fmt_h5_close(h);
  *
- * Files are plain HDF5 that h5ls, h5dump and h5py read: contiguous little-endian arrays of standard
- * types (bfloat16 as 16-bit integers with the attribute dtype), texts as UTF-8 strings.  Equal
- * calls give equal bytes: no times, creation order kept.  Every dataset carries the attribute
- * sha256 of its bytes, and behind the end of the HDF5 data stands one line with the SHA-256 of all
- * before it, so that fmt_h5_verify finds any flipped bit; HDF5 ignores what follows its data. A
- * writer appears under its name with fmt_h5_commit only.  Threads: one at a time for the whole
- * library (Debian's build has no locks). */
+ * Files are plain HDF5 that h5ls, h5dump and h5py read: little-endian arrays of standard types,
+ * contiguous or compressed (bfloat16 as 16-bit integers with the attribute dtype), texts as UTF-8
+ * strings.  Equal calls give equal bytes: no times, creation order kept.  Every dataset carries the
+ * attribute sha256 of its bytes, and behind the end of the HDF5 data stands one line with the
+ * SHA-256 of all before it, so that fmt_h5_verify finds any flipped bit; HDF5 ignores what follows
+ * its data. A writer appears under its name with fmt_h5_commit only.  Threads: one at a time for
+ * the whole library (Debian's build has no locks). */
 #ifndef FMT_H5FILE_H
 #define FMT_H5FILE_H
 
@@ -27,6 +27,7 @@
 
 #include "formats/base/q_err.h"
 #include "formats/base/q_mem.h"
+#include "formats/chunk.h"
 #include "formats/dtype.h"
 
 #define FMT_H5_DIMS 4
@@ -37,6 +38,9 @@ typedef struct fmt_h5 fmt_h5;
 
 /* Errors of all: Q_ECREATE, Q_EIO (with what the library says), Q_ENOMEM. */
 q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err);
+/* From now on datasets of 4 KiB and more are written in chunks with the filters shuffle, deflate
+ * and fletcher32; their hashes are those of what is in them. */
+void fmt_h5_compress(fmt_h5w *w);
 /* Groups on the way are made.  v [shape], row-major. */
 q_status fmt_h5_put(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim, const int64_t *shape,
                     const void *v, q_err *err);
@@ -79,9 +83,30 @@ typedef struct fmt_h5_info {
 } fmt_h5_info;
 q_status fmt_h5_stat(const fmt_h5 *h, const char *name, fmt_h5_info *out, q_err *err);
 /* Where the bytes of a dataset of any type lie in the file, for reading them without the library.
- * Errors: Q_EFORMAT (chunked or compressed: it has no one place). */
+ * Errors: Q_EFORMAT (in chunks: it has no one place). */
 q_status fmt_h5_place(const fmt_h5 *h, const char *name, uint64_t *offset, uint64_t *bytes,
                       q_err *err);
+/* A dataset in chunks: chunk i holds bytes i * form.bytes and on of the array, the last one zeros
+ * behind its end. */
+typedef struct fmt_h5_chunk {
+    uint64_t offset, bytes; /* in the file */
+} fmt_h5_chunk;
+typedef struct fmt_h5_chunks {
+    fmt_chunk_form form;
+    size_t n;        /* 0: the dataset is not in chunks */
+    fmt_h5_chunk *v; /* [n] */
+} fmt_h5_chunks;
+/* out->v is freed by the caller with q_free.  Errors: Q_EUNSUPPORTED (other filters, chunks that
+ * are no whole rows, or too large), Q_EFORMAT. */
+q_status fmt_h5_find_chunks(const fmt_h5 *h, const char *name, fmt_h5_chunks *out, q_err *err);
+/* Whether all of them can be what they say, in a file of so many bytes. */
+q_status fmt_h5_check_chunks(const char *path, const char *name, const fmt_h5_chunks *c,
+                             uint64_t file_bytes, q_err *err);
+struct q_file;
+/* Chunk i of checked ones into dst [form.bytes], without the library.  Threads: several at once.
+ * Errors: Q_EFORMAT naming file, dataset and chunk. */
+q_status fmt_h5_read_chunk(void *dst, const struct q_file *f, const char *name,
+                           const fmt_h5_chunks *c, size_t i, q_err *err);
 /* The dataset must have this type and shape.  v [shape]. */
 q_status fmt_h5_read(const fmt_h5 *h, const char *name, fmt_dtype dtype, int ndim,
                      const int64_t *shape, void *v, q_err *err);

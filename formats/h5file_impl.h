@@ -4,6 +4,7 @@
 #define FMT_H5FILE_IMPL_H
 
 #include <hdf5.h>
+#include <pthread.h>
 
 #include "formats/base/q_hash.h"
 #include "formats/h5file.h"
@@ -14,11 +15,46 @@
 
 #define FMT_H5_DAMAGED "cannot be looked up, the file is damaged: fetch it again, or make it anew"
 
+/* The hash of the closed file, made in a thread of its own while the file is looked at.  That forks
+ * (apart.h), which the allocators of sanitizers do not survive while a thread allocates. */
+typedef struct fmt_h5_seal {
+    pthread_t id;
+    int running;
+    const char *path;
+    char hex[FMT_H5_HEX];
+    q_status st;
+    q_err err;
+} fmt_h5_seal;
+
+struct fmt_h5w {
+    char *path, *part;
+    hid_t file, set_plist;
+    int compress;
+    int finished, committed;
+    q_sha256 root; /* over the names and hashes of all datasets */
+    size_t fresh;  /* bytes the disk was not yet told to take */
+    fmt_h5_seal seal;
+};
+
 struct fmt_h5 {
     char *path;
     hid_t file;
     uint64_t bytes; /* of the file */
 };
+
+/* How a dataset is written: chunk_rows 0: as it is; else in chunks of so many rows. */
+typedef struct fmt_h5_rows {
+    int ndim;
+    int64_t chunk_rows;
+    size_t row_bytes; /* of chunks only */
+    fmt_chunk_form form;
+} fmt_h5_rows;
+
+/* Decides, and completes the properties of a new dataset; Q_EIO: the library refuses them. */
+q_status fmt_h5_chunk_plan(fmt_h5_rows *r, hid_t plist, int compress, hid_t type, hid_t space);
+/* Rows r0 .. r0 + n - 1, where r0 begins a chunk, and the last one ends one or the dataset. */
+q_status fmt_h5_put_chunks(const char *path, const char *name, hid_t set, const fmt_h5_rows *r,
+                           int64_t r0, int64_t n, const void *v, q_err *err);
 
 /* A dataset of this file: no link, no other file, not larger than the file says. */
 q_status fmt_h5_open_set(hid_t *set, const fmt_h5 *h, const char *name, q_err *err);

@@ -2,7 +2,6 @@
  *
  * What makes equal calls give equal bytes: object times off, creation order tracked, library bounds
  * fixed, contiguous layout with early allocation, and no library-dependent attribute. */
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,28 +9,6 @@
 
 #include "formats/base/q_file.h"
 #include "formats/h5file_impl.h"
-
-#define SEAL_APART ((off_t)64 << 20) /* fewer bytes are not worth a thread */
-
-/* The hash of the closed file, made in a thread of its own while the file is looked at.  That forks
- * (apart.h), which the allocators of sanitizers do not survive while a thread allocates. */
-typedef struct seal {
-    pthread_t id;
-    int running;
-    const char *path;
-    char hex[FMT_H5_HEX];
-    q_status st;
-    q_err err;
-} seal;
-
-struct fmt_h5w {
-    char *path, *part;
-    hid_t file, set_plist;
-    int finished, committed;
-    q_sha256 root; /* over the names and hashes of all datasets */
-    size_t fresh;  /* bytes the disk was not yet told to take */
-    seal seal;
-};
 
 q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
 {
@@ -128,23 +105,46 @@ static void start_disk(fmt_h5w *w, size_t bytes)
     w->fresh = 0;
 }
 
-/* type: of the file and of memory */
-static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, const void *v,
-                    size_t bytes, q_err *err)
+void fmt_h5_compress(fmt_h5w *w)
+{
+    w->compress = 1;
+}
+
+/* A new dataset, and how it is to be written. */
+static q_status make_set(hid_t *set, fmt_h5_rows *rows, fmt_h5w *w, const char *name, hid_t type,
+                         hid_t space, int compress, q_err *err)
 {
     q_status st = Q_OK;
+    const hid_t plist = H5Pcopy(w->set_plist);
+
+    *set = -1;
+    Q_TRY(fmt_h5_check_name(w->path, name, err));
+    Q_TRY(make_groups(w, name, err));
+    if (plist < 0 || fmt_h5_chunk_plan(rows, plist, compress, type, space) != Q_OK ||
+        (*set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT)) < 0)
+        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
+out:
+    if (plist >= 0)
+        H5Pclose(plist);
+    return st;
+}
+
+/* type: of the file and of memory; n: elements of the first dimension */
+static q_status put(fmt_h5w *w, const char *name, hid_t type, hid_t space, int64_t n, const void *v,
+                    size_t bytes, int compress, q_err *err)
+{
+    q_status st = Q_OK;
+    fmt_h5_rows rows;
     hid_t set = -1;
     q_sha256 hash;
     q_sha256_task task = { 0 };
 
     q_sha256_init(&hash);
-    Q_TRY(fmt_h5_check_name(w->path, name, err));
-    Q_TRY(make_groups(w, name, err));
-    set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, w->set_plist, H5P_DEFAULT);
-    if (set < 0)
-        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
+    Q_TRY(make_set(&set, &rows, w, name, type, space, compress, err));
     q_sha256_begin(&task, &hash, v, bytes);
-    if (bytes > 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
+    if (rows.chunk_rows)
+        Q_TRY(fmt_h5_put_chunks(w->path, name, set, &rows, 0, n, v, err));
+    else if (bytes > 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, v) < 0)
         Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot write"));
     start_disk(w, bytes);
     q_sha256_end(&task);
@@ -156,8 +156,8 @@ out:
     return st;
 }
 
-q_status fmt_h5_put(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim, const int64_t *shape,
-                    const void *v, q_err *err)
+static q_status put_array(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim,
+                          const int64_t *shape, const void *v, int compress, q_err *err)
 {
     q_status st = Q_OK;
     hsize_t dims[FMT_H5_DIMS];
@@ -174,7 +174,7 @@ q_status fmt_h5_put(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim, con
                    (long long)shape[i]);
     }
     space = H5Screate_simple(ndim, dims, NULL);
-    Q_TRY(put(w, name, fmt_h5_type(dtype), space, v, bytes, err));
+    Q_TRY(put(w, name, fmt_h5_type(dtype), space, shape[0], v, bytes, compress, err));
     if (dtype == FMT_BF16)
         Q_TRY(fmt_h5_attr_str(w, name, "dtype", "bfloat16", err));
 out:
@@ -183,14 +183,25 @@ out:
     return st;
 }
 
+q_status fmt_h5_put(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim, const int64_t *shape,
+                    const void *v, q_err *err)
+{
+    return put_array(w, name, dtype, ndim, shape, v, w->compress, err);
+}
+
 #define STRIP_BYTES ((size_t)16 << 20)
 
-static q_status write_strip(fmt_h5w *w, const char *name, hid_t set, hid_t space, fmt_dtype dtype,
-                            int ndim, const hsize_t *from, const hsize_t *count, const void *v,
-                            q_err *err)
+static q_status write_strip(fmt_h5w *w, const char *name, hid_t set, const fmt_h5_rows *rows,
+                            hid_t space, fmt_dtype dtype, const hsize_t *from, const hsize_t *count,
+                            const void *v, q_err *err)
 {
     q_status st = Q_OK;
-    const hid_t memory = H5Screate_simple(ndim, count, NULL);
+    hid_t memory;
+
+    if (rows->chunk_rows)
+        return fmt_h5_put_chunks(w->path, name, set, rows, (int64_t)from[0], (int64_t)count[0], v,
+                                 err);
+    memory = H5Screate_simple(rows->ndim, count, NULL);
 
     if (memory < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, from, NULL, count, NULL) < 0 ||
         H5Dwrite(set, fmt_h5_type(dtype), memory, space, H5P_DEFAULT, v) < 0)
@@ -208,6 +219,7 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
     size_t row = fmt_dtype_bytes(dtype);
     int64_t strip;
     hid_t space = -1, set = -1;
+    fmt_h5_rows rows;
     q_sha256 hash;
     q_sha256_task task = { 0 };
     char *v[2] = { 0 }; /* one is hashed while the other is filled */
@@ -218,17 +230,14 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
         if (!q_mul_ok(row, (size_t)shape[i], &row))
             Q_FAIL(err, Q_EBUG, "%s: %s: dimension %d is %lld", w->path, name, i,
                    (long long)shape[i]);
+    space = H5Screate_simple(ndim, count, NULL);
+    Q_TRY(make_set(&set, &rows, w, name, fmt_h5_type(dtype), space, w->compress, err));
     strip = row < STRIP_BYTES ? (int64_t)(STRIP_BYTES / row) : 1;
+    if (rows.chunk_rows) /* whole chunks */
+        strip = strip > rows.chunk_rows ? strip - strip % rows.chunk_rows : rows.chunk_rows;
     strip = strip < shape[0] ? strip : shape[0];
     if (!(v[0] = q_malloc((size_t)strip * row)) || !(v[1] = q_malloc((size_t)strip * row)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory for %zu bytes", w->path, 2 * (size_t)strip * row);
-    Q_TRY(fmt_h5_check_name(w->path, name, err));
-    Q_TRY(make_groups(w, name, err));
-    space = H5Screate_simple(ndim, count, NULL);
-    set = H5Dcreate2(w->file, name, fmt_h5_type(dtype), space, H5P_DEFAULT, w->set_plist,
-                     H5P_DEFAULT);
-    if (set < 0)
-        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, name, "cannot make the dataset"));
     q_sha256_init(&hash);
     for (int64_t r = 0; r < shape[0]; r += strip) {
         const int64_t n = r + strip < shape[0] ? strip : shape[0] - r;
@@ -239,7 +248,7 @@ q_status fmt_h5_put_rows(fmt_h5w *w, const char *name, fmt_dtype dtype, int ndim
         count[0] = (hsize_t)n;
         q_sha256_end(&task);
         q_sha256_begin(&task, &hash, p, (size_t)n * row);
-        Q_TRY(write_strip(w, name, set, space, dtype, ndim, from, count, p, err));
+        Q_TRY(write_strip(w, name, set, &rows, space, dtype, from, count, p, err));
         start_disk(w, (size_t)n * row);
     }
     q_sha256_end(&task);
@@ -291,10 +300,10 @@ q_status fmt_h5_put_bytes(fmt_h5w *w, const char *name, const void *p, size_t n,
     hid_t type, space;
 
     if (!is_text(p, n))
-        return fmt_h5_put(w, name, FMT_U8, 1, (int64_t[]){ (int64_t)n }, p, err);
+        return put_array(w, name, FMT_U8, 1, (int64_t[]){ (int64_t)n }, p, 0, err);
     type = text_type(n);
     space = H5Screate(H5S_SCALAR);
-    st = put(w, name, type, space, p, n, err);
+    st = put(w, name, type, space, 1, p, n, 0, err);
     H5Tclose(type);
     H5Sclose(space);
     return st;
@@ -333,98 +342,4 @@ q_status fmt_h5_attr_int(fmt_h5w *w, const char *name, const char *key, int64_t 
 q_status fmt_h5_attr_real(fmt_h5w *w, const char *name, const char *key, double v, q_err *err)
 {
     return put_attr(w, name, key, H5T_IEEE_F64LE, &v, err);
-}
-
-static void *hash_whole(void *arg)
-{
-    q_status st = Q_OK;
-    seal *s = arg;
-    q_file *f = NULL;
-
-    Q_TRY(q_file_open(&f, s->path, &s->err));
-    Q_TRY(q_file_sha256(f, q_file_bytes(f), s->hex, &s->err));
-out:
-    q_file_close(f);
-    s->st = st;
-    return NULL;
-}
-
-/* Appends the line with the hash of all before it. */
-static q_status put_seal(fmt_h5w *w, q_err *err)
-{
-    q_status st = Q_OK;
-    q_buf line = { 0 };
-    int fd = -1;
-
-    if (w->seal.running)
-        pthread_join(w->seal.id, NULL);
-    else
-        hash_whole(&w->seal);
-    w->seal.running = 0;
-    if (w->seal.st != Q_OK)
-        Q_FAIL(err, w->seal.st, "%s", w->seal.err.msg);
-    Q_TRY(q_buf_printf(&line, err, "%s%s\n", FMT_H5_SEAL, w->seal.hex));
-    if ((fd = open(w->part, O_WRONLY | O_APPEND | O_CLOEXEC)) < 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: open", w->part);
-    if (write(fd, line.data, line.size) != (ssize_t)line.size)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: write", w->path);
-    if (fsync(fd) != 0)
-        Q_FAIL_ERRNO(err, Q_EIO, "%s: fsync", w->path);
-out:
-    if (fd >= 0 && close(fd) != 0 && st == Q_OK)
-        st = q_fail_errno(err, Q_EIO, errno, "%s: close", w->path);
-    q_buf_free(&line);
-    return st;
-}
-
-q_status fmt_h5_finish(fmt_h5w *w, const char **part, q_err *err)
-{
-    q_status st = Q_OK;
-    herr_t rc = H5Fflush(w->file, H5F_SCOPE_GLOBAL);
-    struct stat sb;
-
-    *part = w->part;
-    if (rc < 0)
-        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot flush"));
-    rc = H5Fclose(w->file);
-    w->file = -1;
-    if (rc < 0)
-        Q_TRY(fmt_h5_fail(err, Q_EIO, w->path, "", "cannot close"));
-    w->seal.path = w->part;
-    w->seal.running = stat(w->part, &sb) == 0 && sb.st_size >= SEAL_APART &&
-                      pthread_create(&w->seal.id, NULL, hash_whole, &w->seal) == 0;
-    w->finished = 1;
-out:
-    return st;
-}
-
-q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
-{
-    q_status st = Q_OK;
-    const char *part;
-
-    if (!w->finished)
-        Q_TRY(fmt_h5_finish(w, &part, err));
-    Q_TRY(put_seal(w, err));
-    Q_TRY(q_rename_synced(w->part, w->path, err));
-    w->committed = 1;
-out:
-    return st;
-}
-
-void fmt_h5w_close(fmt_h5w *w)
-{
-    if (!w)
-        return;
-    if (w->seal.running)
-        pthread_join(w->seal.id, NULL);
-    if (w->file >= 0)
-        H5Fclose(w->file);
-    if (w->set_plist >= 0)
-        H5Pclose(w->set_plist);
-    if (!w->committed && w->part)
-        unlink(w->part);
-    q_free(w->path);
-    q_free(w->part);
-    q_free(w);
 }

@@ -33,6 +33,7 @@ typedef struct qnt_archive_opts {
     const fmt_src *src; /* what is quantized, or, with weight NULL, a quantized model */
     const char *path;
     int force;
+    int compress;     /* large datasets in chunks, with the filters of HDF5 */
     const char *tool; /* "qwenkit 0.1.0" */
     /* How the codes were made; ignored when weight is NULL, then the source says it, as it does of
      * provenance, factors, stats and loss. */

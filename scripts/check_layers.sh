@@ -25,6 +25,7 @@ declare -A only=(
   [argp.h]="formats/base/q_cli.h"
   [jansson.h]="formats/json.c"
   [hdf5.h]="formats/h5file_impl.h"
+  [zlib.h]="formats/chunk.c"
   [utf8proc.h]="formats/text/unicode.c"
   [sentencepiece_processor.h]="formats/text/spm_shim.cc"
   [cblas.h]="quant/linalg_cpu.c"

@@ -3,7 +3,7 @@
 # does nothing when they are all there.
 set -u
 me=${0##*/}
-build='gcc g++ make pkg-config libc6-dev libjansson-dev libhdf5-dev libopenblas-dev libutf8proc-dev
+build='gcc g++ make pkg-config libc6-dev libjansson-dev libhdf5-dev zlib1g-dev libopenblas-dev libutf8proc-dev
 libsentencepiece-dev libopenmpi-dev openmpi-bin'
 test='libcmocka-dev libpcre2-dev'
 fuzz='clang libclang-rt-dev'

@@ -76,6 +76,52 @@ expect_exit 66 "$inspect" "$tmp/gptq" --verify
 expect_stderr 'no manifest.json in it: FT directories of qwen-convert have one'
 tap_ok "a changed byte is found and not copied, a cut archive does not open"
 
+root() { h5dump -a content_root_sha256 "$1" | sed -nE 's/^ *\(0\): "(.*)"/\1/p'; }
+for m in m tiny; do
+    expect_exit 0 "$convert" -i "$tmp/$m.h5" -o "$tmp/$m-z.h5" --to h5 --compress --threads 1
+    expect_exit 0 "$convert" -i "$tmp/$m.h5" -o "$tmp/z.h5" --to h5 --compress --threads 3
+    expect cmp "$tmp/$m-z.h5" "$tmp/z.h5"
+    expect_exit 0 "$inspect" "$tmp/$m-z.h5" --verify
+    expect_stdout 'all as written'
+    expect_exit 0 "$convert" -i "$tmp/z.h5" -o "$tmp/back.h5" --to h5
+    expect cmp "$tmp/$m.h5" "$tmp/back.h5"
+    rm "$tmp/z.h5" "$tmp/back.h5"
+done
+expect test "$(stat -c %s "$tmp/tiny-z.h5")" -lt "$(($(stat -c %s "$tmp/tiny.h5") * 95 / 100))"
+expect_exit 0 "$(bin qwen-gptq)" -i datasets/qwen-tiny -o "$tmp/z.h5" --rtn --asym --compress -q
+expect cmp "$tmp/tiny-z.h5" "$tmp/z.h5"
+expect_exit 0 "$(bin qwen-run)" -m "$tmp/z.h5" --input-text "We study the problem of" --force \
+    --max-new-tokens 1 --dump-logits "$tmp/logits.npy"
+expect_equal "$(sha256sum <"$tmp/logits.npy")" "$logits"
+expect_exit 0 "$convert" -i "$tmp/tiny-z.h5" -o "$tmp/ctz" --to hf-ct
+expect cmp "$tmp/ctz/model.safetensors" "$tmp/tiny-ct/model.safetensors"
+printf 'AB' | dd of="$tmp/z.h5" bs=1 seek=500000 conv=notrunc status=none
+expect_exit 65 "$inspect" "$tmp/z.h5" --verify
+expect_stderr "z.h5: was changed: '/tensors/transformer.wte.weight': chunk 0 is damaged: its checksum"
+expect_exit 65 "$(bin qwen-run)" -m "$tmp/z.h5" --input-text The
+expect_stderr "z.h5: 'transformer.wte.weight': chunk 0 is damaged: its checksum is [0-9a-f]{8}"
+expect_exit 64 "$convert" -i "$tmp/m.h5" -o "$tmp/x" --to hf-awq --compress
+expect_stderr 'compress is for archives: --to h5'
+if command -v h5dump >/dev/null && command -v h5repack >/dev/null; then
+    expect_equal "$(root "$tmp/tiny-z.h5")" "$(root "$tmp/tiny.h5")"
+    expect h5diff "$tmp/tiny.h5" "$tmp/tiny-z.h5" /tensors
+    expect_exit 0 h5dump -p -H -d /tensors/transformer.h.3.mlp.w1/qweight "$tmp/tiny-z.h5"
+    expect_stdout 'PREPROCESSING SHUFFLE'
+    expect_stdout 'COMPRESSION DEFLATE'
+    expect_stdout 'CHECKSUM FLETCHER32'
+    h5repack -f GZIP=9 "$tmp/tiny-z.h5" "$tmp/r9.h5" # by its filters, and without the last line
+    expect_exit 0 "$inspect" "$tmp/r9.h5" --verify
+    expect_exit 0 "$convert" -i "$tmp/r9.h5" -o "$tmp/r0.h5" --to h5
+    expect cmp "$tmp/r0.h5" "$tmp/tiny.h5"
+    h5repack -l /tensors/transformer.wte.weight:CHUNK=64x64 "$tmp/tiny.h5" "$tmp/rp.h5"
+    expect_exit 78 "$inspect" "$tmp/rp.h5"
+    expect_stderr "wte.weight' has chunks of parts of rows: undo it with h5repack -l CONTI -f NONE"
+    h5repack -l CONTI -f NONE "$tmp/rp.h5" "$tmp/ru.h5"
+    expect_exit 0 "$inspect" "$tmp/ru.h5" --verify
+fi
+rm -rf "$tmp"/z.h5 "$tmp"/r?.h5 "$tmp/ctz" "$tmp"/*-z.h5
+tap_ok "compressed archives: the same model and hashes, any number of threads, damage is named"
+
 expect_exit 78 "$convert" -i "$tmp/m.h5" -o "$tmp/ft"
 expect_stderr 'quantized already .*FT directory holds float'
 expect_exit 78 "$convert" -i "$tmp/act" -o "$tmp/x" --to hf-awq

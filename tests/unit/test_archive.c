@@ -39,6 +39,7 @@ typedef struct tweak {
     int poke_g_idx;
     int kv; /* 1: scales of a KV cache; 2: of the wrong length; 3: of one layer only; 4: `step` */
     float step; /* the second one of values in layer 1 */
+    int compress;
 } tweak;
 
 static void put_array(fmt_h5w *w, const char *place, pk_array *a, const tweak *t)
@@ -134,6 +135,8 @@ static void write_archive(const char *path, const tweak *t)
     pk_write_config(t_tmpdir(), &o);
     T_OK(q_file_slurp(&config, t_tmp("config.json"), 1 << 20, &err), err);
     T_OK(fmt_h5_create(&w, path, 1, &err), err);
+    if (t->compress)
+        fmt_h5_compress(w);
     if (!(t->root && strcmp(t->root, "format") == 0))
         T_OK(fmt_h5_attr_str(w, "/", "format", FMT_ARCH_FORMAT, &err), err);
     if (!(t->root && t->v == NONE && strcmp(t->root, "format_version") == 0))
@@ -167,6 +170,9 @@ static void t_wrong(void)
     } rows[] = {
         { { 0 }, Q_OK, "" },
         { { .kv = 1 }, Q_OK, "" },
+        { { .kv = 1, .compress = 1 }, Q_OK, "" },
+        { { .retype = "/tensors/lm_head.weight", .compress = 1 }, Q_EUNSUPPORTED, "is U16" },
+        { { .bend = "/tensors/lm_head.weight", .compress = 1 }, Q_ESHAPE, "is [39, 64]" },
         { { .attr = "bits", .v = NONE }, Q_EFORMAT, "'" AT "' has no attribute 'bits'" },
         { { .attr = "group_size", .v = NONE }, Q_EFORMAT, "no attribute 'group_size'" },
         { { .attr = "sym", .v = NONE }, Q_EFORMAT, "no attribute 'sym'" },
@@ -288,13 +294,13 @@ static void t_huge(void)
 /* ---- damage -----------------------------------------------------------------------------------
  */
 
-static void t_cut(void)
+static void cut(int compress)
 {
     q_err err = { 0 };
     q_buf b = { 0 };
     size_t step, n_open = 0;
 
-    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1 });
+    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1, .compress = compress });
     T_OK(q_file_slurp(&b, t_tmp("a.h5"), 1 << 28, &err), err);
     step = b.size / 150 | 1;
     for (size_t n = 0; n < b.size; n += n < 4096 ? 61 : step) {
@@ -315,18 +321,25 @@ static void t_cut(void)
     q_buf_free(&b);
 }
 
-/* Every flipped bit is found by verify; loading never fails other than by a status. */
-static void t_flips(void)
+static void t_cut(void)
 {
+    cut(0);
+    cut(1);
+}
+
+/* Every flipped bit is found by verify; loading never fails other than by a status. */
+static void flip(int compress)
+{
+    const int flips = t_long() ? 2000 : 300;
     q_err err = { 0 };
     q_buf b = { 0 };
     int whole = 0;
 
-    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1 });
+    write_archive(t_tmp("a.h5"), &(tweak){ .kv = 1, .compress = compress });
     T_OK(fmt_h5_verify(t_tmp("a.h5"), &whole, &err), err);
     T_INT(whole, 1);
     T_OK(q_file_slurp(&b, t_tmp("a.h5"), 1 << 28, &err), err);
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < flips; i++) {
         const uint32_t h = pk_hash("flip", i, 9);
         const size_t at = (i % 4 ? h : h % 4096) % b.size; /* headers are hit more often */
         q_status st;
@@ -342,6 +355,12 @@ static void t_flips(void)
         b.data[at] = (char)(b.data[at] ^ (1 << i % 8));
     }
     q_buf_free(&b);
+}
+
+static void t_flips(void)
+{
+    flip(0);
+    flip(1);
 }
 
 static const t_case cases[] = { T(t_wrong), T(t_steps), T(t_huge), T(t_cut), T(t_flips), { 0 } };
