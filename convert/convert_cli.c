@@ -54,7 +54,7 @@ static void check_args(const cvt_cli_opts *o, struct argp_state *state)
         argp_error(state, "--verify stands alone");
     if (o->to != CVT_TO_FT && (o->ft.given || o->smooth || o->kv_scales || o->dry_run || o->strict))
         argp_error(state, "--to h5, hf-gptq, hf-awq and hf-ct move codes as they are: they take "
-                          "--input, --output and --force only");
+                          "--input, --output and --force only, h5 --compress too");
     if (o->compress && o->to != CVT_TO_H5)
         argp_error(state, "--compress is for archives: --to h5");
     if (!o->verify && (no_input || ((!o->output || !*o->output) && !o->dry_run)))
