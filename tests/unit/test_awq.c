@@ -140,6 +140,79 @@ static void t_search(void)
     }
 }
 
+/* What is lost with one choice, in a product of its own: M rows that are all scored. */
+static double lost_alone(const float *W, const float *H, const double *x, const double *w, int i,
+                         int64_t M, int64_t wide)
+{
+    const double a = i % QNT_AWQ_STEPS / (double)QNT_AWQ_STEPS;
+    const size_t n = (size_t)(M * wide);
+    double *s = q_malloc((size_t)wide * sizeof *s), *sum = q_malloc((size_t)M * sizeof *sum);
+    float *E = q_malloc(n * sizeof *E), *tmp = q_malloc(n * sizeof *tmp);
+    double min = 1e30, max = 0, all = 0;
+    qnt_tensor t;
+
+    T_TRUE(s && sum && E && tmp);
+    T_OK(qnt_group_alloc(&t, 4, M, wide, 128, &err), err);
+    for (int64_t k = 0; k < wide; k++) {
+        s[k] = pow(x[k], a);
+        if (i >= QNT_AWQ_STEPS)
+            s[k] /= pow(w[k], 1 - a);
+        min = fmin(min, s[k]);
+        max = fmax(max, s[k]);
+    }
+    min = sqrt(min * max);
+    for (int64_t k = 0; k < wide; k++)
+        s[k] /= min;
+    T_OK(dev.ops->scaled_error(&dev, E, W, &t, s, 0, &err), err);
+    T_OK(dev.ops->quadratic(&dev, sum, E, M, H, wide, tmp, &err), err);
+    for (int64_t m = 0; m < M; m++)
+        all += sum[m];
+    qnt_tensor_free(&t);
+    q_free(s);
+    q_free(sum);
+    q_free(E);
+    q_free(tmp);
+    return all;
+}
+
+/* 1536 columns: three choices in a product, and one in the last.  The bits are those of one. */
+static void t_batches(void)
+{
+    enum { M = 256, WIDE = 1536, SEEN = 64 };
+    const qnt_round_opts o = { .name = "test", .bits = 4, .group = 128 };
+    float *X = q_malloc(SEEN * WIDE * sizeof *X), *W = q_malloc(M * WIDE * sizeof *W);
+    float *H = q_calloc((size_t)WIDE * WIDE, sizeof *H);
+    double *x = q_calloc(WIDE, sizeof *x), *w = q_malloc(WIDE * sizeof *w);
+    double *s = q_malloc(WIDE * sizeof *s), first;
+    qnt_awq_result r;
+
+    T_TRUE(X && W && H && x && w && s);
+    for (int i = 0; i < SEEN * WIDE; i++)
+        X[i] = uniform() * (i % WIDE % 37 == 2 ? 30 : 1);
+    for (int i = 0; i < M * WIDE; i++)
+        W[i] = uniform() + uniform();
+    qnt_gram(H, WIDE, X, SEEN);
+    qnt_mirror(H, WIDE);
+    for (int i = 0; i < SEEN * WIDE; i++)
+        x[i % WIDE] += fabs((double)X[i]) / SEEN;
+    T_OK(dev.ops->mean(&dev, w, W, M, WIDE, 128, &err), err);
+    T_OK(qnt_awq_search(&dev, s, W, x, w, H, M, WIDE, &o, &r, &err), err);
+    first = lost_alone(W, H, x, w, 0, M, WIDE) / r.curve[0][0];
+    for (int i = 1; i < 2 * QNT_AWQ_STEPS; i += 19) { /* in the middle and at both ends */
+        const double alone = lost_alone(W, H, x, w, i, M, WIDE) / first;
+        const double batch = r.curve[i / QNT_AWQ_STEPS][i % QNT_AWQ_STEPS];
+
+        printf("# choice %d: %.17g alone, %.17g with others\n", i, alone, batch);
+        T_NEAR(batch, alone, 1e-14 * alone);
+    }
+    q_free(X);
+    q_free(W);
+    q_free(H);
+    q_free(x);
+    q_free(w);
+    q_free(s);
+}
+
 /* error of a group of a row in its block of H */
 static double block_error(const problem *p, int n, int g, float scale, int zero)
 {
@@ -345,8 +418,8 @@ static void t_fold(void)
         }
 }
 
-static const t_case cases[] = { T(t_weight_mean), T(t_search), T(t_clip), T(t_threads),
-                                T(t_zeros),       T(t_fold),   { 0 } };
+static const t_case cases[] = { T(t_weight_mean), T(t_search), T(t_batches), T(t_clip),
+                                T(t_threads),     T(t_zeros),  T(t_fold),    { 0 } };
 
 int main(int argc, char **argv)
 {
