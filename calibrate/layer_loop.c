@@ -141,7 +141,9 @@ static q_status keep_result(loop *l, q_err *err)
     if (!r)
         Q_FAIL(err, Q_ENOMEM, "no memory for a result");
     *r = (result){ .client = o->client, .layer = l->at };
-    Q_TRY(o->client->done(o->client->self, l->at, &r->v, err));
+    cal_stage_begin(o->stages, CAL_T_SOLVE);
+    Q_TRY(o->client->done(o->client->self, l->layer, l->at, &r->v, err));
+    cal_stage_begin(o->stages, CAL_T_DISK);
     if (!o->job || rt_comm_rank(o->comm) > 0)
         goto out;
     if (!(r->path = cal_job_layer_path(o->job, l->at)))
@@ -193,7 +195,6 @@ static q_status last_pass(loop *l, q_err *err)
     if (stored)
         Q_TRY(begin_file(l, err));
     Q_TRY(pass(l, l->o->client->points, 1, err));
-    cal_stage_begin(l->o->stages, CAL_T_DISK);
     Q_TRY(keep_result(l, err)); /* before the hidden states: see resume */
     Q_TRY(cal_hidden_turn(&l->hidden, err));
 out:

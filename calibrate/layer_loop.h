@@ -12,7 +12,8 @@
  *     early passes   as many as the client asks for: a forward whose result is thrown away; at its
  *                    end the client may replace weights of the layer (GPTQ, AWQ)
  *     the last pass  a forward through the layer as it now is; its result is what the next layer
- *                    sees
+ *                    sees.  A client without early passes looks at the float model here, and makes
+ *                    of the layer what it wants behind it
  *
  * With a job (job.h) the loop continues behind the last layer that the client stored, from hidden
  * states stored verbatim: the bits are those of a run that was never stopped.
@@ -76,8 +77,9 @@ typedef struct cal_client {
     /* After early pass `pass`; may replace weights through cal_replace and cal_set_norm.  NULL
      * without early passes. */
     q_status (*change)(void *self, rt_model *one_layer, int64_t layer, int pass, q_err *err);
-    /* After the last pass: *result is what there is to store of the layer. */
-    q_status (*done)(void *self, int64_t layer, void **result, q_err *err);
+    /* After the last pass: *result is what there is to store of the layer.  The resident one may
+     * be read; nothing runs through it any more. */
+    q_status (*done)(void *self, rt_model *one_layer, int64_t layer, void **result, q_err *err);
     /* Writes it to path, a file of the job, in a thread of the loop, while the next layers are
      * computed: what it reads, later calls must not change. */
     q_status (*store)(void *self, int64_t layer, const void *result, const char *path, q_err *err);

@@ -52,19 +52,28 @@ q_status cal_kv_see(cal_kv_max *kv, const cal_view *v, q_err *err)
     return max ? kv->d.ops->columns(&kv->d, NULL, max, v->x, v->type, v->n, v->dim, err) : Q_OK;
 }
 
-/* max [n_kv] of the heads that begin at channel `from` of what was seen; forgets it. */
-static q_status take_heads(cal_kv_max *kv, float *max, float *seen, int64_t n, int64_t from,
-                           const char *what, int64_t layer, q_err *err)
+/* What all ranks have seen of n channels, into kv->row; forgets it. */
+static q_status take_row(cal_kv_max *kv, float *seen, int64_t n, q_err *err)
 {
     q_status st = Q_OK;
-    const fmt_model *m = kv->m;
     const size_t bytes = (size_t)n * sizeof *seen;
 
     Q_TRY(kv->d.ops->get(&kv->d, kv->row, seen, bytes, err));
     Q_TRY(kv->d.ops->clear(&kv->d, seen, bytes, err));
     Q_TRY(rt_comm_reduce(kv->comm, kv->row, n, RT_MAX_U32, err)); /* as their bits order */
+out:
+    return st;
+}
+
+/* max [n_kv] of the heads whose channels are v. */
+static q_status max_of_heads(const cal_kv_max *kv, float *max, const float *v, const char *what,
+                             int64_t layer, q_err *err)
+{
+    q_status st = Q_OK;
+    const fmt_model *m = kv->m;
+
     for (int64_t h = 0; h < m->n_kv; h++) {
-        max[h] = qnt_absmax(kv->row + from + h * m->hd, m->hd);
+        max[h] = qnt_absmax(v + h * m->hd, m->hd);
         if (!isfinite(max[h]))
             Q_FAIL(err, Q_EFORMAT,
                    "layer %lld: %s of head %lld are not finite: is the model damaged?",
@@ -74,14 +83,19 @@ out:
     return st;
 }
 
-q_status cal_kv_take(cal_kv_max *kv, int64_t layer, float *max, q_err *err)
+q_status cal_kv_take(cal_kv_max *kv, int64_t layer, const float *s, float *max, q_err *err)
 {
     q_status st = Q_OK;
     const fmt_model *m = kv->m;
-    const int64_t v0 = qkv_size(m) - k_size(m);
+    const int64_t group = m->n_head / m->n_kv;
+    float *v = kv->row + qkv_size(m) - k_size(m);
 
-    Q_TRY(take_heads(kv, max, kv->k, k_size(m), 0, "keys", layer, err));
-    Q_TRY(take_heads(kv, max + m->n_kv, kv->qkv, qkv_size(m), v0, "values", layer, err));
+    Q_TRY(take_row(kv, kv->k, k_size(m), err));
+    Q_TRY(max_of_heads(kv, max, kv->row, "keys", layer, err));
+    Q_TRY(take_row(kv, kv->qkv, qkv_size(m), err));
+    for (int64_t i = 0; s && i < k_size(m); i++) /* heads of a group have the same factors */
+        v[i] /= s[i / m->hd * group * m->hd + i % m->hd];
+    Q_TRY(max_of_heads(kv, max + m->n_kv, v, "values", layer, err));
 out:
     return st;
 }

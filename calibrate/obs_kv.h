@@ -3,12 +3,12 @@
  *     cal_kv_max kv;
  *     Q_TRY(cal_kv_open(&kv, model, device, ranks, err));
  *     Q_TRY(cal_kv_see(&kv, view, err));                  from observe, for the CAL_KV_POINTS
- *     Q_TRY(cal_kv_take(&kv, layer, max, err));           max [2, n_kv]: keys, then values
+ *     Q_TRY(cal_kv_take(&kv, layer, s, max, err));        max [2, n_kv]: keys, then values
  *     ... out: cal_kv_close(&kv);
  *
  * Keys are seen as they are cached, behind norm and rotary embedding; values in the output of q, k
- * and v.  Of the model as it is in that pass: where factors are folded into the v rows, values are
- * other ones than those of the float model.  Threads: one. */
+ * and v.  Of the model as it is in that pass: factors that are folded into the v rows behind it are
+ * given to cal_kv_take.  Threads: one. */
 #ifndef CAL_OBS_KV_H
 #define CAL_OBS_KV_H
 
@@ -30,8 +30,9 @@ q_status cal_kv_open(cal_kv_max *kv, const fmt_model *m, qnt_dev d, rt_comm *com
 void cal_kv_close(cal_kv_max *kv);
 /* Other points are passed over. */
 q_status cal_kv_see(cal_kv_max *kv, const cal_view *v, q_err *err);
-/* Of all ranks, in all of them; forgets what was seen.  Errors: Q_EFORMAT (not finite: layer and
- * head are named). */
-q_status cal_kv_take(cal_kv_max *kv, int64_t layer, float *max, q_err *err);
+/* Of all ranks, in all of them; forgets what was seen.  s [n_head hd]: factors of the inputs of the
+ * output projection, by which values will be divided; NULL: by none.  Errors: Q_EFORMAT (not
+ * finite: layer and head are named). */
+q_status cal_kv_take(cal_kv_max *kv, int64_t layer, const float *s, float *max, q_err *err);
 
 #endif

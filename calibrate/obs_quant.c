@@ -1,13 +1,13 @@
 /* Quantizing a layer.  The order inside one:
  *
- *     after the first early pass   load the layer in f32; factors, folded: attn_out and ffn_down
- *                                  first, then attn_qkv and ffn_gate_up
- *     after every early pass       codes of the linears that were looked at in it
+ *     after the first pass   load the layer in f32; factors, folded: attn_out and ffn_down first,
+ *                            then attn_qkv and ffn_gate_up
+ *     after every pass       codes of the linears that were looked at in it
  *
- * The resident layer gets what the codes mean: the same values that the run time computes with. The
- * arithmetic is that of the backend's device (quant/device.h).  A GPU gives its resident weights
- * back as f32, so that nothing is read or copied twice; those of the CPU are packed, and read
- * again. */
+ * With gptq these are early passes, and the resident layer gets what the codes mean: the same
+ * values that the run time computes with.  Without, the first pass is the last.  The arithmetic is
+ * that of the backend's device (quant/device.h).  A GPU gives its resident weights back as f32, so
+ * that nothing is read or copied twice; those of the CPU are packed, and read again. */
 #include "calibrate/obs_quant.h"
 
 #include <math.h>
@@ -189,7 +189,7 @@ out:
     return st;
 }
 
-/* What was folded goes into the resident layer, as far as no pass will replace it. */
+/* What was folded goes into the resident layer, as far as a pass comes that no codes replace. */
 static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
 {
     q_status st = Q_OK;
@@ -217,7 +217,8 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
     }
     for (int r = FMT_ATTN_NORM; r <= FMT_FFN_NORM; r += FMT_FFN_NORM - FMT_ATTN_NORM) {
         Q_TRY(copy_of(&q->out.norm[r], q->layer.w[r], m->hid, err));
-        Q_TRY(cal_set_norm(one, (fmt_role)r, q->layer.w[r], err));
+        if (q->o.gptq)
+            Q_TRY(cal_set_norm(one, (fmt_role)r, q->layer.w[r], err));
     }
 out:
     q_free(s);
@@ -287,7 +288,8 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
         q_log_info(q->o.log, "%s: second moments needed f64", name);
     q_log_put(q->o.log, Q_LOG_DEBUG, "%s: output error %.3e, rounded to nearest %.3e", name,
               stat->error, stat->nearest);
-    Q_TRY(make_resident(q, one, role, &means, err));
+    if (q->o.gptq)
+        Q_TRY(make_resident(q, one, role, &means, err));
     spent(q, &q->times.errors);
 out:
     q->d.ops->free(&q->d, means);
@@ -340,15 +342,15 @@ static q_status share(void *self, uint32_t points, int done, int shares, q_err *
     return cal_gram_share(&q->gram, points, done, shares, err);
 }
 
-static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
+/* After a pass that saw the inputs `seen`, with those at `points` codes are made. */
+static q_status solve(cal_quant *q, rt_model *one, int64_t layer, uint32_t seen, uint32_t points,
+                      int first, q_err *err)
 {
     q_status st = Q_OK;
-    cal_quant *q = self;
-    const uint32_t points = q->o.sequential ? CAL_BIT(cal_input_point(pass)) : CAL_INPUTS;
 
-    Q_TRY(cal_gram_end(&q->gram, q->client.early[pass], layer, err));
+    Q_TRY(cal_gram_end(&q->gram, seen, layer, err));
     spent(q, &q->times.passes);
-    if (pass == 0) {
+    if (first) {
         free_layer(q);
         cal_quant_layer_free(&q->out);
         Q_TRY(cal_layer_load_vectors(&q->layer, q->src, layer, err));
@@ -357,14 +359,22 @@ static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err
         spent(q, &q->times.factors);
     }
     for (int p = 0; p < CAL_POINTS; p++)
-        if (points & CAL_INPUTS & CAL_BIT(p))
+        if (points & CAL_BIT(p))
             Q_TRY(quantize(q, one, layer, cal_input_role((cal_point)p), err));
     Q_TRY(cal_gram_begin(&q->gram, CAL_INPUTS, err));
 out:
     return st;
 }
 
-static q_status done(void *self, int64_t layer, void **result, q_err *err)
+static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
+{
+    cal_quant *q = self;
+    const uint32_t points = q->o.sequential ? CAL_BIT(cal_input_point(pass)) : CAL_INPUTS;
+
+    return solve(q, one, layer, q->client.early[pass], points, pass == 0, err);
+}
+
+static q_status done(void *self, rt_model *one, int64_t layer, void **result, q_err *err)
 {
     q_status st = Q_OK;
     cal_quant *q = self;
@@ -373,15 +383,19 @@ static q_status done(void *self, int64_t layer, void **result, q_err *err)
 
     if (!out)
         Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
-    Q_TRY(cal_kv_take(&q->ranges, layer, kv, err));
+    if (q->o.gptq)
+        spent(q, &q->times.passes);
+    else
+        Q_TRY(solve(q, one, layer, CAL_INPUTS, CAL_INPUTS, 1, err));
+    /* in a layer that was replaced factors are in the v rows */
+    Q_TRY(cal_kv_take(&q->ranges, layer, q->o.gptq ? NULL : q->out.factors[FMT_ATTN_OUT], kv, err));
     Q_TRY(copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
     q->out.cost = cal_cost_since(q->since);
     q_log_put(
         q->o.log, Q_LOG_DEBUG,
-        "layer %lld: %.2f s: passes %.2f, factors %.2f, weights %.2f, codes %.2f, errors %.2f, "
-        "last pass %.2f",
+        "layer %lld: %.2f s: passes %.2f, factors %.2f, weights %.2f, codes %.2f, errors %.2f",
         (long long)layer, q->out.cost.seconds, q->times.passes, q->times.factors, q->times.weights,
-        q->times.codes, q->times.errors, q_now() - q->times.at);
+        q->times.codes, q->times.errors);
     q->since = q_now();
     q->times = (cal_quant_times){ .at = q->since };
     q->cost[layer] = q->out.cost;
@@ -460,8 +474,8 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
     q->src = src;
     q->m = fmt_src_model(src);
     q->o = *o;
-    q->client = (cal_client){ .points = CAL_KV_POINTS,
-                              .early = { CAL_INPUTS },
+    q->client = (cal_client){ .points = CAL_KV_POINTS | (o->gptq ? 0 : CAL_INPUTS),
+                              .early = { o->gptq ? CAL_INPUTS : 0 },
                               .self = q,
                               .begin = begin,
                               .end = end,

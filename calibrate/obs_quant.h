@@ -6,12 +6,18 @@
  *     ... q.stat[layer * FMT_ROLES + role] ...      ... out: cal_quant_close(&q);
  *
  * For every layer: second moments of the inputs of its linears (obs_gram.h); with `factors` those
- * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; the layer is replaced by what
- * the codes mean, so that the next one sees what it will see at run time; and the result becomes a
- * file of the job (quant_file.h).  With `sequential` the four linears of a layer are quantized in
- * four passes, each seeing the ones before it quantized.  The last pass sees keys and values as
- * they will be cached: their ranges make the result ready for an int8 cache. Memory: the f32
- * weights of one layer twice, and its second moments.  Threads: one. */
+ * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; and the result becomes a file of
+ * the job (quant_file.h).  What the next layer sees:
+ *
+ *     GPTQ      the layer is replaced by what the codes mean, so that the next one sees what it
+ *               will see at run time, and makes up for it.  With `sequential` the four linears of a
+ *               layer are quantized in four passes, each seeing the ones before it quantized
+ *     nearest   the float layer, in one pass: factors make up for nothing, and a code that another
+ *               order of summation rounds the other way changes no later layer
+ *
+ * The last pass sees keys and values, of the layer that the next one sees: their ranges make the
+ * result ready for an int8 cache.  Memory: the f32 weights of one layer twice, and its second
+ * moments.  Threads: one. */
 #ifndef CAL_OBS_QUANT_H
 #define CAL_OBS_QUANT_H
 
@@ -30,13 +36,13 @@ typedef struct cal_quant_opts {
     int factors;              /* AWQ's */
     const cal_factors *given; /* factors: these, instead of a search; may be NULL */
     int clip;                 /* not gptq: ranges of groups by their error */
-    int sequential;
+    int sequential;           /* linears see what comes before them quantized */
     const volatile sig_atomic_t *stop;
     const q_log *log;
 } cal_quant_opts;
 
-/* Seconds of a layer: passes over the samples up to the last change, AWQ's factors, weights into
- * f32, codes, their errors and what becomes resident. */
+/* Seconds of a layer: passes over the samples, AWQ's factors, weights into f32, codes, their errors
+ * and what becomes resident. */
 typedef struct cal_quant_times {
     double passes, factors, weights, codes, errors;
     double at; /* q_now where the next part begins */

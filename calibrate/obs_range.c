@@ -166,11 +166,12 @@ out:
     return st;
 }
 
-static q_status done(void *self, int64_t layer, void **result, q_err *err)
+static q_status done(void *self, rt_model *one, int64_t layer, void **result, q_err *err)
 {
     q_status st = Q_OK;
     cal_ranges *r = self;
 
+    (void)one;
     Q_TRY(take_ranges(r, layer, err));
     if (r->search)
         Q_TRY(search_layer(r, layer, err));

@@ -43,7 +43,8 @@ static const char doc[] =
     "  qwen-run -m qwen-7b-int4.h5 --chat 'Hello'\n\n"
     "Symmetric by default, which every runtime reads; --asym loses a little less. Use texts like "
     "those the model will see: 128 windows of 2048 tokens are usual, 32 of 512 are enough for a "
-    "trial. A stopped run is continued by the same command.\n\n"
+    "trial. Every layer sees the ones before it quantized. A stopped run is continued by the same "
+    "command.\n\n"
     "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 69 "
     "no such device; 71 memory; 73 the output exists; 74 read or write failed; 75 stopped, can be "
     "continued; 77 permission; 78 not supported, or another job.";

@@ -344,9 +344,9 @@ out:
     return st;
 }
 
-static q_status zero_done(void *self, int64_t layer, void **result, q_err *err)
+static q_status zero_done(void *self, rt_model *one, int64_t layer, void **result, q_err *err)
 {
-    (void)self, (void)layer, (void)result, (void)err;
+    (void)self, (void)one, (void)layer, (void)result, (void)err;
     return Q_OK;
 }
 
