@@ -53,16 +53,16 @@ expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/a.h5"
 expect_exit 0 "$(bin qwen-run)" -m "$tmp/a.h5" --input-text 'The' --max-new-tokens 4
 tap_ok "two runs, any number of threads: the same bytes; the archive runs"
 
-# int4 weights and an int8 cache: archives have the steps, of the model as it was quantized; those of
+# int4 weights and an int8 cache: archives have the steps, of GPTQ as it was quantized; those of
 # others get them, measured on the model itself (other kernels: a little different)
 kv=$(bin qwen-calibrate-kv)
 scales() { h5dump -d "/kv/layers.$2/$3" "$1" | sed -nE 's/^ *\(0\): //p' | head -1 | tr -d ','; }
-near() { # FILE FILE: every step within 2 %
+near() { # PERCENT FILE FILE: every step is as near
     local l which
     for l in 0 3 7; do for which in k_scale v_scale; do
-        expect awk "BEGIN{split(\"$(scales "$1" $l $which)\", a, \" \"); \
-            n = split(\"$(scales "$2" $l $which)\", b, \" \"); bad = n != 2;
-            for (i = 1; i <= n; i++) bad += !(a[i] / b[i] > 0.98 && a[i] / b[i] < 1.02); exit bad}"
+        expect awk "BEGIN{split(\"$(scales "$2" $l $which)\", a, \" \"); \
+            n = split(\"$(scales "$3" $l $which)\", b, \" \"); bad = n != 2;
+            for (i = 1; i <= n; i++) bad += (a[i] / b[i] - 1) ^ 2 > ($1 / 100) ^ 2; exit bad}"
     done; done
 }
 expect_exit 0 "$awq" -i "$model" -o "$tmp/w.h5" "${cal[@]}"
@@ -78,8 +78,8 @@ for m in a w r; do
     within "$(num ppl)" "$float * 0.995" "$float * 1.005"
 done
 if command -v h5dump >/dev/null; then
-    near "$tmp/a.h5" "$tmp/a-kv.h5"
-    near "$tmp/w.h5" "$tmp/w-kv.h5"
+    near 2 "$tmp/a.h5" "$tmp/a-kv.h5"
+    near 10 "$tmp/w.h5" "$tmp/w-kv.h5" # steps of AWQ are those of the float model: 6.3 % at most
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/damp "$tmp/a.h5"
     expect_stdout '0\.01'
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/error_rel "$tmp/w.h5"
