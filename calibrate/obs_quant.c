@@ -6,9 +6,8 @@
  *
  * With gptq these are early passes, and the resident layer gets what the codes mean: the same
  * values that the run time computes with.  Without, the first pass is the last.  The arithmetic is
- * that of the backend's device (quant/device.h).  A GPU gives its resident weights back as f32, so
- * that nothing is read or copied twice; those of the CPU are packed, and read again. */
-#include "calibrate/obs_quant.h"
+ * that of the backend's device (quant/device.h). */
+#include "calibrate/quant_weights.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,20 +18,6 @@
 #include "quant/load.h"
 #include "quant/rtn.h"
 
-/* roles by falling distance of what their factors are folded into */
-static const fmt_role fold_order[] = { FMT_ATTN_OUT, FMT_FFN_DOWN, FMT_ATTN_QKV, FMT_FFN_GATE_UP };
-enum { N_LINEARS = sizeof fold_order / sizeof fold_order[0] };
-
-static int64_t rows_of(const cal_quant *q, fmt_role role)
-{
-    return fmt_role_rows(fmt_role_get(role), q->m);
-}
-
-static int64_t cols_of(const cal_quant *q, fmt_role role)
-{
-    return fmt_dim_size(fmt_role_get(role)->cols, q->m);
-}
-
 /* What passed since the last call belongs to this part. */
 static void spent(cal_quant *q, double *part)
 {
@@ -40,82 +25,6 @@ static void spent(cal_quant *q, double *part)
 
     *part += now - q->times.at;
     q->times.at = now;
-}
-
-/* ---- loading --------------------------------------------------------------------------------- */
-
-/* Weights back to nothing: linears are memory of the device. */
-static void free_layer(cal_quant *q)
-{
-    for (int i = 0; i < N_LINEARS; i++) {
-        q->d.ops->free(&q->d, q->layer.w[fold_order[i]]);
-        q->layer.w[fold_order[i]] = NULL;
-    }
-    cal_layer_free(&q->layer);
-}
-
-/* The weight of a role in f32: what is resident, where the device can give it, else the source. */
-static q_status load_weight(cal_quant *q, rt_model *one, int64_t layer, fmt_role role, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = one->be;
-    float **w = &q->layer.w[role];
-
-    if (*w)
-        return Q_OK;
-    if (!be->ops->weight_get)
-        return cal_load_f32(w, q->src, role, layer, err);
-    Q_TRY(qnt_dev_alloc(&q->d, rows_of(q, role), cols_of(q, role), sizeof **w, w, "weights", err));
-    Q_TRY(be->ops->weight_get(be, &one->layer[0].w[role], *w, err));
-out:
-    return st;
-}
-
-/* Copies of v for the file and for the resident layer. */
-static q_status copy_of(float **out, const float *v, int64_t n, q_err *err)
-{
-    q_free(*out);
-    if (!(*out = q_malloc((size_t)n * sizeof *v)))
-        return q_fail(err, Q_ENOMEM, "no memory for %lld values", (long long)n);
-    memcpy(*out, v, (size_t)n * sizeof *v);
-    return Q_OK;
-}
-
-/* The same on the device. */
-static q_status copy_weight(const cal_quant *q, float **out, fmt_role role, q_err *err)
-{
-    q_status st = Q_OK;
-    const int64_t N = rows_of(q, role), K = cols_of(q, role);
-
-    Q_TRY(qnt_dev_alloc(&q->d, N, K, sizeof **out, out, "weights", err));
-    Q_TRY(q->d.ops->copy(&q->d, *out, q->layer.w[role], (size_t)(N * K) * sizeof **out, err));
-out:
-    return st;
-}
-
-/* The weight w [N, K] of a role, in f32, into the resident layer; w is taken. */
-static q_status make_resident(cal_quant *q, rt_model *one, fmt_role role, float **w, q_err *err)
-{
-    q_status st = Q_OK;
-    rt_backend *be = one->be;
-    qnt_tensor t = { .scheme = qnt_scheme_float(FMT_F32),
-                     .N = rows_of(q, role),
-                     .K = cols_of(q, role) };
-
-    if (be->ops->weight_set) {
-        Q_TRY(be->ops->weight_set(be, &one->layer[0].w[role], *w, q->layer.bias[role], err));
-        q->d.ops->free(&q->d, *w);
-    } else {
-        t.codes = *w; /* memory of the host */
-        *w = NULL;
-        if (q->layer.bias[role])
-            Q_TRY(copy_of(&t.bias, q->layer.bias[role], t.N, err));
-        Q_TRY(cal_replace(one, role, &t, err));
-    }
-    *w = NULL;
-out:
-    qnt_tensor_free(&t);
-    return st;
 }
 
 /* ---- factors --------------------------------------------------------------------------------- */
@@ -136,7 +45,7 @@ static q_status search_factors(cal_quant *q, int64_t layer, fmt_role role, doubl
                                q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t N = rows_of(q, role), K = cols_of(q, role);
+    const int64_t N = cal_quant_rows(q, role), K = cal_quant_cols(q, role);
     cal_quant_stat *stat = &q->out.stat[role];
     qnt_awq_result r;
     qnt_round_opts o;
@@ -163,7 +72,7 @@ static q_status fold_role(cal_quant *q, int64_t layer, fmt_role role, double *s,
                           q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t K = cols_of(q, role);
+    const int64_t K = cal_quant_cols(q, role);
     const fmt_ref norm = { FMT_ATTN_NORM, layer, FMT_WEIGHT };
     cal_quant_stat *stat = &q->out.stat[role];
     const qnt_round_opts o = round_opts(q, "");
@@ -174,7 +83,7 @@ static q_status fold_role(cal_quant *q, int64_t layer, fmt_role role, double *s,
     if (q->o.given) {
         memcpy(v, q->o.given->v[layer * FMT_ROLES + role], (size_t)K * sizeof *v);
         Q_TRY(qnt_nearest_error(&q->d, &stat->nearest, q->layer.w[role], q->gram.H[role],
-                                rows_of(q, role), K, &o, err));
+                                cal_quant_rows(q, role), K, &o, err));
     } else {
         Q_TRY(search_factors(q, layer, role, s, w, err));
         for (int64_t k = 0; k < K; k++)
@@ -201,22 +110,23 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
 
     if (!s || !w)
         Q_FAIL(err, Q_ENOMEM, "no memory for %zu factors", widest);
-    for (int i = 0; i < N_LINEARS; i++) /* folding one changes another */
-        Q_TRY(load_weight(q, one, layer, fold_order[i], err));
-    for (int i = 0; i < N_LINEARS; i++)
-        Q_TRY(fold_role(q, layer, fold_order[i], s, w, err));
-    for (int i = 0; i < N_LINEARS; i++) {
-        const fmt_role role = fold_order[i];
+    for (int i = 0; i < CAL_LINEARS; i++) /* folding one changes another */
+        Q_TRY(cal_weights_load(q, one, layer, cal_fold_order[i], err));
+    for (int i = 0; i < CAL_LINEARS; i++)
+        Q_TRY(fold_role(q, layer, cal_fold_order[i], s, w, err));
+    for (int i = 0; i < CAL_LINEARS; i++) {
+        const fmt_role role = cal_fold_order[i];
 
         if (q->layer.bias[role])
-            Q_TRY(copy_of(&q->out.bias[role], q->layer.bias[role], rows_of(q, role), err));
+            Q_TRY(
+                cal_copy_of(&q->out.bias[role], q->layer.bias[role], cal_quant_rows(q, role), err));
         if (!q->o.sequential)
             continue;
-        Q_TRY(copy_weight(q, &copy, role, err));
-        Q_TRY(make_resident(q, one, role, &copy, err));
+        Q_TRY(cal_weights_copy(q, &copy, role, err));
+        Q_TRY(cal_weights_set(q, one, role, &copy, err));
     }
     for (int r = FMT_ATTN_NORM; r <= FMT_FFN_NORM; r += FMT_FFN_NORM - FMT_ATTN_NORM) {
-        Q_TRY(copy_of(&q->out.norm[r], q->layer.w[r], m->hid, err));
+        Q_TRY(cal_copy_of(&q->out.norm[r], q->layer.w[r], m->hid, err));
         if (q->o.gptq)
             Q_TRY(cal_set_norm(one, (fmt_role)r, q->layer.w[r], err));
     }
@@ -234,7 +144,7 @@ static q_status make_codes(cal_quant *q, qnt_tensor *t, float **means, const cha
                            fmt_role role, q_err *err)
 {
     q_status st = Q_OK;
-    const int64_t N = rows_of(q, role), K = cols_of(q, role);
+    const int64_t N = cal_quant_rows(q, role), K = cal_quant_cols(q, role);
     const float *H = q->gram.H[role];
     const qnt_round_opts ro = round_opts(q, name);
     const qnt_gptq_opts go = { .name = name,
@@ -246,7 +156,7 @@ static q_status make_codes(cal_quant *q, qnt_tensor *t, float **means, const cha
                                .stop = q->o.stop };
     qnt_gptq_result r;
 
-    Q_TRY(copy_weight(q, means, role, err));
+    Q_TRY(cal_weights_copy(q, means, role, err));
     if (q->o.gptq) {
         Q_TRY(qnt_gptq_solve(&q->d, t, *means, H, N, K, &go, &r, err));
         q->out.stat[role].damp = r.damp;
@@ -264,14 +174,14 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
     q_status st = Q_OK;
     cal_quant_stat *stat = &q->out.stat[role];
     const float *H = q->gram.H[role];
-    const int64_t N = rows_of(q, role), K = cols_of(q, role);
+    const int64_t N = cal_quant_rows(q, role), K = cal_quant_cols(q, role);
     float *means = NULL;
     char name[64];
     qnt_round_opts nearest;
 
     name_of(name, layer, role);
     nearest = round_opts(q, name);
-    Q_TRY(load_weight(q, one, layer, role, err));
+    Q_TRY(cal_weights_load(q, one, layer, role, err));
     spent(q, &q->times.weights);
     fmt_report_buckets(stat->input, q->gram.max[role], (size_t)K);
     Q_TRY(cal_gram_copy(&q->gram, role, &q->out.absmax[role], &q->out.h_diag[role], err));
@@ -289,7 +199,7 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
     q_log_put(q->o.log, Q_LOG_DEBUG, "%s: output error %.3e, rounded to nearest %.3e", name,
               stat->error, stat->nearest);
     if (q->o.gptq)
-        Q_TRY(make_resident(q, one, role, &means, err));
+        Q_TRY(cal_weights_set(q, one, role, &means, err));
     spent(q, &q->times.errors);
 out:
     q->d.ops->free(&q->d, means);
@@ -321,7 +231,7 @@ static void end(void *self)
 
     if (!q->d.ops)
         return;
-    free_layer(q);
+    cal_weights_free(q);
     cal_gram_close(&q->gram);
     cal_kv_close(&q->ranges);
     q->d.ops->close(&q->d);
@@ -351,7 +261,7 @@ static q_status solve(cal_quant *q, rt_model *one, int64_t layer, uint32_t seen,
     Q_TRY(cal_gram_end(&q->gram, seen, layer, err));
     spent(q, &q->times.passes);
     if (first) {
-        free_layer(q);
+        cal_weights_free(q);
         cal_quant_layer_free(&q->out);
         Q_TRY(cal_layer_load_vectors(&q->layer, q->src, layer, err));
         if (q->o.factors)
@@ -389,7 +299,7 @@ static q_status done(void *self, rt_model *one, int64_t layer, void **result, q_
         Q_TRY(solve(q, one, layer, CAL_INPUTS, CAL_INPUTS, 1, err));
     /* in a layer that was replaced factors are in the v rows */
     Q_TRY(cal_kv_take(&q->ranges, layer, q->o.gptq ? NULL : q->out.factors[FMT_ATTN_OUT], kv, err));
-    Q_TRY(copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
+    Q_TRY(cal_copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
     q->out.cost = cal_cost_since(q->since);
     q_log_put(
         q->o.log, Q_LOG_DEBUG,
@@ -440,8 +350,8 @@ uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
 {
     uint64_t weights = 0, largest = 0;
 
-    for (int i = 0; i < N_LINEARS; i++) {
-        const fmt_role_row *row = fmt_role_get(fold_order[i]);
+    for (int i = 0; i < CAL_LINEARS; i++) {
+        const fmt_role_row *row = fmt_role_get(cal_fold_order[i]);
         const uint64_t K = (uint64_t)fmt_dim_size(row->cols, m);
 
         weights += (uint64_t)fmt_role_rows(row, m) * K * sizeof(float);
@@ -458,8 +368,8 @@ uint64_t cal_quant_bytes(const fmt_model *m, uint64_t *device)
 q_status cal_quant_takes(const fmt_src *src, q_err *err)
 {
     for (int64_t l = 0; l < fmt_src_model(src)->layers; l++)
-        for (int i = 0; i < N_LINEARS; i++)
-            if (!fmt_src_has(src, (fmt_ref){ fold_order[i], l, FMT_WEIGHT }))
+        for (int i = 0; i < CAL_LINEARS; i++)
+            if (!fmt_src_has(src, (fmt_ref){ cal_fold_order[i], l, FMT_WEIGHT }))
                 return q_fail(err, Q_EUNSUPPORTED,
                               "%s: is quantized already: start from the float model",
                               fmt_src_dir(src));
