@@ -10,7 +10,7 @@
  * rows of the embedding, read from the source.  Every layer is a few passes over the samples:
  *
  *     early passes   as many as the client asks for: a forward whose result is thrown away; at its
- *                    end the client may replace weights of the layer (GPTQ, AWQ)
+ *                    end the client may replace weights of the layer (GPTQ in sequence)
  *     the last pass  a forward through the layer as it now is; its result is what the next layer
  *                    sees.  A client without early passes looks at the float model here, and makes
  *                    of the layer what it wants behind it

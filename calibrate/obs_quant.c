@@ -4,9 +4,9 @@
  *                            then attn_qkv and ffn_gate_up
  *     after every pass       codes of the linears that were looked at in it
  *
- * With gptq these are early passes, and the resident layer gets what the codes mean: the same
- * values that the run time computes with.  Without, the first pass is the last.  The arithmetic is
- * that of the backend's device (quant/device.h). */
+ * There is one pass, the last.  With `sequential` there are four early ones before it, and the
+ * resident layer gets what the codes mean: the same values that the run time computes with.  The
+ * arithmetic is that of the backend's device (quant/device.h). */
 #include "calibrate/quant_weights.h"
 
 #include <math.h>
@@ -127,7 +127,7 @@ static q_status fold_all(cal_quant *q, rt_model *one, int64_t layer, q_err *err)
     }
     for (int r = FMT_ATTN_NORM; r <= FMT_FFN_NORM; r += FMT_FFN_NORM - FMT_ATTN_NORM) {
         Q_TRY(cal_copy_of(&q->out.norm[r], q->layer.w[r], m->hid, err));
-        if (q->o.gptq)
+        if (q->o.sequential)
             Q_TRY(cal_set_norm(one, (fmt_role)r, q->layer.w[r], err));
     }
 out:
@@ -198,7 +198,7 @@ static q_status quantize(cal_quant *q, rt_model *one, int64_t layer, fmt_role ro
         q_log_info(q->o.log, "%s: second moments needed f64", name);
     q_log_put(q->o.log, Q_LOG_DEBUG, "%s: output error %.3e, rounded to nearest %.3e", name,
               stat->error, stat->nearest);
-    if (q->o.gptq)
+    if (q->o.sequential)
         Q_TRY(cal_weights_set(q, one, role, &means, err));
     spent(q, &q->times.errors);
 out:
@@ -252,7 +252,7 @@ static q_status share(void *self, uint32_t points, int done, int shares, q_err *
     return cal_gram_share(&q->gram, points, done, shares, err);
 }
 
-/* After a pass that saw the inputs `seen`, with those at `points` codes are made. */
+/* After a pass that saw the inputs `seen`: with those at `points` codes are made. */
 static q_status solve(cal_quant *q, rt_model *one, int64_t layer, uint32_t seen, uint32_t points,
                       int first, q_err *err)
 {
@@ -279,9 +279,9 @@ out:
 static q_status change(void *self, rt_model *one, int64_t layer, int pass, q_err *err)
 {
     cal_quant *q = self;
-    const uint32_t points = q->o.sequential ? CAL_BIT(cal_input_point(pass)) : CAL_INPUTS;
 
-    return solve(q, one, layer, q->client.early[pass], points, pass == 0, err);
+    return solve(q, one, layer, q->client.early[pass], CAL_BIT(cal_input_point(pass)), pass == 0,
+                 err);
 }
 
 static q_status done(void *self, rt_model *one, int64_t layer, void **result, q_err *err)
@@ -293,12 +293,13 @@ static q_status done(void *self, rt_model *one, int64_t layer, void **result, q_
 
     if (!out)
         Q_FAIL(err, Q_ENOMEM, "no memory for a layer");
-    if (q->o.gptq)
+    if (q->o.sequential)
         spent(q, &q->times.passes);
     else
         Q_TRY(solve(q, one, layer, CAL_INPUTS, CAL_INPUTS, 1, err));
     /* in a layer that was replaced factors are in the v rows */
-    Q_TRY(cal_kv_take(&q->ranges, layer, q->o.gptq ? NULL : q->out.factors[FMT_ATTN_OUT], kv, err));
+    Q_TRY(cal_kv_take(&q->ranges, layer, q->o.sequential ? NULL : q->out.factors[FMT_ATTN_OUT], kv,
+                      err));
     Q_TRY(cal_copy_of(&q->out.kv, kv, 2 * q->m->n_kv, err));
     q->out.cost = cal_cost_since(q->since);
     q_log_put(
@@ -384,8 +385,7 @@ q_status cal_quant_open(cal_quant *q, const fmt_src *src, const cal_quant_opts *
     q->src = src;
     q->m = fmt_src_model(src);
     q->o = *o;
-    q->client = (cal_client){ .points = CAL_KV_POINTS | (o->gptq ? 0 : CAL_INPUTS),
-                              .early = { o->gptq ? CAL_INPUTS : 0 },
+    q->client = (cal_client){ .points = CAL_KV_POINTS | (o->sequential ? 0 : CAL_INPUTS),
                               .self = q,
                               .begin = begin,
                               .end = end,

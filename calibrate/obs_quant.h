@@ -7,13 +7,11 @@
  *
  * For every layer: second moments of the inputs of its linears (obs_gram.h); with `factors` those
  * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; and the result becomes a file of
- * the job (quant_file.h).  What the next layer sees:
- *
- *     GPTQ      the layer is replaced by what the codes mean, so that the next one sees what it
- *               will see at run time, and makes up for it.  With `sequential` the four linears of a
- *               layer are quantized in four passes, each seeing the ones before it quantized
- *     nearest   the float layer, in one pass: factors make up for nothing, and a code that another
- *               order of summation rounds the other way changes no later layer
+ * the job (quant_file.h).  What is looked at is the float model, in one pass: a code that another
+ * order of summation rounds the other way then changes no later layer, so a CPU and a GPU end with
+ * the same model (inputs of quantized layers are no better: README, "Numbers").  With `sequential`
+ * the four linears of a layer are quantized in four passes, each seeing everything before it
+ * quantized, and the layer is replaced by what the codes mean.
  *
  * The last pass sees keys and values, of the layer that the next one sees: their ranges make the
  * result ready for an int8 cache.  Memory: the f32 weights of one layer twice, and its second
@@ -36,7 +34,7 @@ typedef struct cal_quant_opts {
     int factors;              /* AWQ's */
     const cal_factors *given; /* factors: these, instead of a search; may be NULL */
     int clip;                 /* not gptq: ranges of groups by their error */
-    int sequential;           /* linears see what comes before them quantized */
+    int sequential;           /* linears see everything before them quantized */
     const volatile sig_atomic_t *stop;
     const q_log *log;
 } cal_quant_opts;

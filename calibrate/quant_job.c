@@ -35,10 +35,10 @@ static char *recipe_of(const cal_quant_cli *o)
         snprintf(factors, sizeof factors, "awq factors, ");
     if (q->gptq)
         snprintf(damp, sizeof damp, ", damp %g", q->damp > 0 ? q->damp : 0.01);
-    return q_format(
-        "%s%s, %d bits, group %lld, %s%s%s%s%s%s", factors, how, q->bits, (long long)q->group,
-        q->sym ? "sym" : "asym", damp, q->act_order ? ", act-order" : "", q->clip ? ", clip" : "",
-        q->sequential ? ", true-sequential" : "", q->factors && !q->gptq ? ", float inputs" : "");
+    return q_format("%s%s, %d bits, group %lld, %s%s%s%s%s", factors, how, q->bits,
+                    (long long)q->group, q->sym ? "sym" : "asym", damp,
+                    q->act_order ? ", act-order" : "", q->clip ? ", clip" : "",
+                    q->sequential ? ", true-sequential" : ", float inputs");
 }
 
 /* Means over the linears. */

@@ -5,7 +5,7 @@
 /* Operations of a whole run, and bytes of codes and scales of all linears. */
 static cal_work work_of(const cal_quant_cli *o, const fmt_model *m, double tokens, double *bytes)
 {
-    const double passes = o->quant.sequential ? 5 : 2, factors = o->quant.factors ? 40 : 0;
+    const double passes = o->quant.sequential ? 5 : 1, factors = o->quant.factors ? 40 : 0;
     cal_work w = { 0 };
 
     *bytes = 0;

@@ -21,7 +21,9 @@ static const struct argp_option options[] = {
     { "damp", KEY_DAMP, "X", 0,
       "Added to the diagonal, in parts of its mean (default 0.01; raised when it must be)", 1 },
     { "true-sequential", KEY_SEQ, 0, 0,
-      "Each linear of a layer sees the ones before it quantized: twice the time", 1 },
+      "Each linear sees everything before it quantized, by default the float model: 5 passes over "
+      "the text, not 1",
+      1 },
     { "pre-scale", KEY_PRE, "AWQ.h5", OPTION_ARG_OPTIONAL,
       "Fold factors of AWQ into the layer first: those of an archive of qwen-awq, or searched for",
       1 },
@@ -43,8 +45,7 @@ static const char doc[] =
     "  qwen-run -m qwen-7b-int4.h5 --chat 'Hello'\n\n"
     "Symmetric by default, which every runtime reads; --asym loses a little less. Use texts like "
     "those the model will see: 128 windows of 2048 tokens are usual, 32 of 512 are enough for a "
-    "trial. Every layer sees the ones before it quantized. A stopped run is continued by the same "
-    "command.\n\n"
+    "trial. A stopped run is continued by the same command.\n\n"
     "Exit codes: 0 done; 64 usage, or the output is the input; 65 bad data; 66 input missing; 69 "
     "no such device; 71 memory; 73 the output exists; 74 read or write failed; 75 stopped, can be "
     "continued; 77 permission; 78 not supported, or another job.";

@@ -41,7 +41,7 @@ else
 fi
 
 expect_exit 0 "$gptq" -i "$model" -o "$tmp/a.h5" "${cal[@]}" --json
-expect_stdout '"recipe": "gptq, 4 bits, group 128, sym, damp 0.01"'
+expect_stdout '"recipe": "gptq, 4 bits, group 128, sym, damp 0.01, float inputs"'
 expect_stdout '"layer": 7, "role": "ffn_down", "error": [0-9.e-]+, "error_nearest"'
 want=$(text root_sha256)
 within "$(num error | head -1)" 0 1
@@ -53,8 +53,8 @@ expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/a.h5"
 expect_exit 0 "$(bin qwen-run)" -m "$tmp/a.h5" --input-text 'The' --max-new-tokens 4
 tap_ok "two runs, any number of threads: the same bytes; the archive runs"
 
-# int4 weights and an int8 cache: archives have the steps, of GPTQ as it was quantized; those of
-# others get them, measured on the model itself (other kernels: a little different)
+# int4 weights and an int8 cache: archives have the steps, of the float model; those of others get
+# them, measured on the model itself
 kv=$(bin qwen-calibrate-kv)
 scales() { h5dump -d "/kv/layers.$2/$3" "$1" | sed -nE 's/^ *\(0\): //p' | head -1 | tr -d ','; }
 near() { # PERCENT FILE FILE: every step is as near
@@ -78,8 +78,8 @@ for m in a w r; do
     within "$(num ppl)" "$float * 0.995" "$float * 1.005"
 done
 if command -v h5dump >/dev/null; then
-    near 2 "$tmp/a.h5" "$tmp/a-kv.h5"
-    near 10 "$tmp/w.h5" "$tmp/w-kv.h5" # steps of AWQ are those of the float model: 6.3 % at most
+    near 10 "$tmp/a.h5" "$tmp/a-kv.h5" # float model against quantized: 7.2 % at most
+    near 10 "$tmp/w.h5" "$tmp/w-kv.h5" # 6.3 %
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/damp "$tmp/a.h5"
     expect_stdout '0\.01'
     expect_exit 0 h5dump -a /tensors/transformer.h.3.mlp.w1/error_rel "$tmp/w.h5"
