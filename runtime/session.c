@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#define STEP_TOKENS 2048 /* rows of one step: large enough for full GEMM speed, small in memory */
+#define STEP_LEAST 2048 /* tokens of a step where memory is short, if the backend likes more */
 
 static q_status set_chat(rt_session *s, const rt_session_opts *o, const fmt_src *src, q_err *err)
 {
@@ -133,13 +133,19 @@ void rt_session_close(rt_session *s)
 
 q_status rt_session_engine(rt_engine **out, rt_session *s, int n_seqs, int64_t longest, q_err *err)
 {
+    q_status st = Q_ENOMEM;
     const int64_t all = n_seqs * longest;
-    const int64_t step = all < STEP_TOKENS ? all : STEP_TOKENS;
+    int64_t step = s->be->ops->step_tokens;
 
-    return rt_engine_open(out, s->model,
-                          &(rt_engine_opts){ .max_tok = step > n_seqs ? step : n_seqs,
-                                             .max_seqs = n_seqs,
-                                             .kv_tokens = all,
-                                             .kv_format = s->kv_format },
-                          err);
+    for (; st == Q_ENOMEM && step >= STEP_LEAST; step /= 2) {
+        const int64_t tokens = all < step ? all : step;
+
+        st = rt_engine_open(out, s->model,
+                            &(rt_engine_opts){ .max_tok = tokens > n_seqs ? tokens : n_seqs,
+                                               .max_seqs = n_seqs,
+                                               .kv_tokens = all,
+                                               .kv_format = s->kv_format },
+                            err);
+    }
+    return st;
 }

@@ -61,7 +61,8 @@ void rt_session_close(rt_session *s);
  * Errors: why the format is not known, kept from the opening: text can be run without it. */
 q_status rt_session_chat(txt_chat *chat, const rt_session *s, q_err *err);
 
-/* An engine for sequences of at most `longest` tokens each, n_seqs at a time. */
+/* An engine for sequences of at most `longest` tokens each, n_seqs at a time; its steps are shorter
+ * where memory is. */
 q_status rt_session_engine(rt_engine **out, rt_session *s, int n_seqs, int64_t longest, q_err *err);
 
 #endif

@@ -211,11 +211,11 @@ static void unprep_cpu(rt_backend *be, rt_weight *w)
 
 #define CPU_OPS(title, opener)                                                                     \
     {                                                                                              \
-        .name = title, .open = opener, .close = close_cpu, .alloc = alloc_cpu, .free = free_cpu,   \
-        .copy = copy_cpu, .sync = sync_cpu, .prep = prep_cpu, .unprep = unprep_cpu,                \
-        .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear,                          \
-        .qkv_rope_store = cpu_qkv_rope_store, .attention = cpu_attention, .pick = cpu_pick,        \
-        .keys = cpu_keys,                                                                          \
+        .name = title, .step_tokens = 2048, .open = opener, .close = close_cpu,                    \
+        .alloc = alloc_cpu, .free = free_cpu, .copy = copy_cpu, .sync = sync_cpu,                  \
+        .prep = prep_cpu, .unprep = unprep_cpu, .embed = cpu_embed, .rmsnorm = cpu_rmsnorm,        \
+        .linear = cpu_linear, .qkv_rope_store = cpu_qkv_rope_store, .attention = cpu_attention,    \
+        .pick = cpu_pick, .keys = cpu_keys,                                                        \
     }
 
 const rt_backend_ops cpu_ref_backend = CPU_OPS("cpu-ref", open_ref);

@@ -407,6 +407,7 @@ void cu_launch_set(cu_launch *l, const cu_be *c, dim3 grid, dim3 block, size_t s
 const rt_backend_ops cuda_backend = {
     .name = "cuda",
     .act = FMT_F16,
+    .step_tokens = 8192,
     .open = open_cuda,
     .close = close_cuda,
     .alloc = cu_alloc,
