@@ -9,9 +9,9 @@
  * of AWQ, folded into the layer; codes, by GPTQ or to the nearest; and the result becomes a file of
  * the job (quant_file.h).  What is looked at is the float model, in one pass: a code that another
  * order of summation rounds the other way then changes no later layer, so a CPU and a GPU end with
- * the same model (inputs of quantized layers are no better: README, "Numbers").  With `sequential`
- * the four linears of a layer are quantized in four passes, each seeing everything before it
- * quantized, and the layer is replaced by what the codes mean.
+ * the same model (inputs of quantized layers are no better: README, "GPTQ and AWQ").  With
+ * `sequential` the four linears of a layer are quantized in four passes, each seeing everything
+ * before it quantized, and the layer is replaced by what the codes mean.
  *
  * The last pass sees keys and values, of the layer that the next one sees: their ranges make the
  * result ready for an int8 cache.  Memory: the f32 weights of one layer twice, and its second
