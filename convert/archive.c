@@ -243,10 +243,7 @@ static q_status check_output(const fmt_src *src, const char *path, int force, q_
     q_status st = Q_OK;
 
     Q_TRY(fmt_src_output_apart(src, path, err));
-    if (q_path_is_dir(path))
-        Q_FAIL(err, Q_ECREATE, "%s: is a directory, wanted the name of an archive", path);
-    if (q_path_exists(path) && !force)
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force replaces it", path);
+    Q_TRY(q_out_check(path, force, err));
 out:
     return st;
 }

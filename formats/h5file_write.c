@@ -21,10 +21,7 @@ q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
     w->file = w->set_plist = -1;
     q_sha256_init(&w->root);
     fmt_h5_quiet();
-    if (!force && q_path_exists(path))
-        Q_FAIL(err, Q_ECREATE, "%s: exists; --force overwrites it", path);
-    if (q_path_is_dir(path))
-        Q_FAIL(err, Q_ECREATE, "%s: is a directory", path);
+    Q_TRY(q_out_check(path, force, err));
     w->path = q_strdup(path);
     w->part = q_format("%s.part.%ld", path, (long)getpid());
     if (!w->path || !w->part)
