@@ -151,6 +151,15 @@ typedef struct rt_pick_args {
     int32_t *out;           /* [n_rows]; RT_PICK_BAD where the logits are not finite */
 } rt_pick_args;
 
+/* An array on its way: memory of the backend, or of its host_alloc. */
+typedef struct rt_piece {
+    void *dst;
+    const void *src;
+    size_t bytes; /* a multiple of 4 */
+} rt_piece;
+
+#define RT_PIECES 8 /* at most, at once */
+
 /* What one step enqueues: the same shapes and addresses whenever it is called. */
 typedef q_status (*rt_step_fn)(void *user, q_err *err);
 
@@ -166,6 +175,9 @@ typedef struct rt_backend_ops {
     void (*free)(rt_backend *be, void *p);
     q_status (*copy)(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
                      q_err *err);
+    /* Small arrays at once, from and to either side.  A copy waits for what was enqueued before it
+     * and is waited for, which costs more than it does itself.  NULL: copy them one by one. */
+    q_status (*copy_pieces)(rt_backend *be, const rt_piece *p, int n, q_err *err);
     q_status (*sync)(rt_backend *be, q_err *err);
     /* Host memory that a device reads and writes by itself, several times as fast; a copy from or
      * to it goes on after the call, until a sync.  Freed with host_free, NULL is fine.  NULL: host

@@ -12,31 +12,40 @@
  * before.  A sequence that turns out to have ended has run one position too far: that token is
  * dropped, and what it wrote to its pages is overwritten by the next owner before anybody reads it,
  * because all steps are in one stream. */
+#include <assert.h>
 #include <string.h>
 
 #include "runtime/rope.h"
 #include "runtime/seq.h"
 
-/* A copy of this size takes as long as one of a few bytes, and there are eight arrays. */
-#define ONE_COPY ((size_t)64 << 10)
-
-static q_status upload_batch(rt_engine *e, q_err *err)
+static q_status copy_pieces(rt_engine *e, const rt_piece *p, int n, rt_dir dir, q_err *err)
 {
     q_status st = Q_OK;
     rt_backend *be = e->m->be;
-    const int n_tok = e->host.n_tok, n_seq = e->host.n_seq;
 
-    e->dev.n_tok = n_tok;
-    e->dev.n_seq = n_seq;
-    if (e->batch_bytes <= ONE_COPY)
-        return be->ops->copy(be, e->batch_dev, e->batch_host[e->slot], e->batch_bytes, RT_TO_DEVICE,
-                             err);
-#define X(name, bytes)                                                                             \
-    Q_TRY(be->ops->copy(be, e->dev.name, e->host.name, bytes, RT_TO_DEVICE, err));
-    RT_BATCH(X)
-#undef X
+    if (be->ops->copy_pieces)
+        return be->ops->copy_pieces(be, p, n, err);
+    for (int i = 0; i < n; i++)
+        Q_TRY(be->ops->copy(be, p[i].dst, p[i].src, p[i].bytes, dir, err));
 out:
     return st;
+}
+
+/* follows: the tokens are those that the step before has picked. */
+static q_status upload_batch(rt_engine *e, int follows, q_err *err)
+{
+    const int n_tok = e->host.n_tok, n_seq = e->host.n_seq;
+#define X(name, bytes) { e->dev.name, e->host.name, bytes },
+    rt_piece p[] = { RT_BATCH(X) };
+#undef X
+    const int n = (int)(sizeof p / sizeof p[0]);
+
+    assert(n <= RT_PIECES && p[0].dst == e->dev.tok);
+    e->dev.n_tok = n_tok;
+    e->dev.n_seq = n_seq;
+    if (follows)
+        p[0].src = e->pick_dev;
+    return copy_pieces(e, p, n, RT_TO_DEVICE, err);
 }
 
 static void finish(rt_seq *s, rt_finish how)
@@ -120,8 +129,9 @@ static q_status pick(rt_engine *e, const rt_slice *const *group, int64_t n, q_er
                                          .row = e->pick_row,
                                          .out = e->pick_dev },
                         err));
-    Q_TRY(be->ops->copy(be, e->pick_host[e->slot], e->pick_dev, (size_t)n * sizeof **e->pick_host,
-                        RT_TO_HOST, err));
+    Q_TRY(copy_pieces(
+        e, &(rt_piece){ e->pick_host[e->slot], e->pick_dev, (size_t)n * sizeof **e->pick_host }, 1,
+        RT_TO_HOST, err));
 out:
     return st;
 }
@@ -229,7 +239,7 @@ static q_status whole_step(rt_engine *e, q_err *err)
 {
     q_status st = Q_OK;
 
-    Q_TRY(upload_batch(e, err));
+    Q_TRY(upload_batch(e, 0, err));
     Q_TRY(forward(e, err));
     for (int i = 0; i < e->n_slice; i++)
         if (e->slice[i].want0 < e->slice[i].row0 + e->slice[i].n)
@@ -282,10 +292,7 @@ static q_status launch(rt_engine *e, int follows, q_err *err)
     rt_slice *slice = e->slice;
     const int n = e->n_slice;
 
-    Q_TRY(upload_batch(e, err));
-    if (follows)
-        Q_TRY(be->ops->copy(be, e->dev.tok, e->pick_dev, (size_t)n * sizeof *e->dev.tok,
-                            RT_ON_DEVICE, err));
+    Q_TRY(upload_batch(e, follows, err));
     Q_TRY(forward(e, err));
     Q_TRY(pick(e, pointers(group, slice, n), n, err));
     Q_TRY(be->ops->mark(be, e->slot, err));

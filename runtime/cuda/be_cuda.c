@@ -413,6 +413,7 @@ const rt_backend_ops cuda_backend = {
     .alloc = cu_alloc,
     .free = cu_free,
     .copy = copy_cuda,
+    .copy_pieces = cu_copy_pieces,
     .sync = sync_cuda,
     .host_alloc = host_alloc_cuda,
     .host_free = host_free_cuda,

@@ -177,6 +177,7 @@ q_status cu_lt_matmul(const cu_be *c, const cu_lt_args *a, int *done, q_err *err
 
 /* ---- operations ----------------------------------------------------------------------------- */
 
+q_status cu_copy_pieces(rt_backend *be, const rt_piece *p, int n, q_err *err);
 q_status cu_embed(rt_backend *be, const rt_embed_args *a, q_err *err);
 q_status cu_rmsnorm(rt_backend *be, const rt_rmsnorm_args *a, q_err *err);
 q_status cu_linear(rt_backend *be, const rt_linear_args *a, q_err *err);
@@ -189,7 +190,7 @@ q_status cu_weight_get(rt_backend *be, const rt_weight *w, float *v, q_err *err)
 q_status cu_weight_set(rt_backend *be, const rt_weight *w, const float *v, const float *bias,
                        q_err *err);
 q_status cu_math_open(rt_backend *be, qnt_dev *out, q_err *err); /* quant_device.c */
-size_t cu_pick_row_bytes(void); /* of one row's settings */
+size_t cu_pick_row_bytes(void);                                  /* of one row's settings */
 
 #ifdef __cplusplus
 }
