@@ -17,7 +17,7 @@ typedef struct late {
         const void *src;
         char v[4096];
         size_t bytes;
-    } sent[4];
+    } sent[4 * RT_PIECES];
     int n_sent, n_sent_marked[2];
 } late;
 static late arriving;
@@ -52,20 +52,30 @@ static void check_sent(int n)
         a->n_sent_marked[i] = a->n_sent_marked[i] > n ? a->n_sent_marked[i] - n : 0;
 }
 
+static int is_pinned(const void *p)
+{
+    const late *a = &arriving;
+    const char *at = p;
+    int yes = 0;
+
+    for (int i = 0; i < 4; i++)
+        yes |= a->pinned[i] && at >= (char *)a->pinned[i] &&
+               at < (char *)a->pinned[i] + a->pinned_bytes[i];
+    return yes;
+}
+
 static void note_sent(const void *src, size_t bytes)
 {
     late *a = &arriving;
 
-    for (int i = 0; i < 4; i++)
-        if ((const char *)src >= (char *)a->pinned[i] &&
-            (const char *)src < (char *)a->pinned[i] + a->pinned_bytes[i]) {
-            struct sent *one = &a->sent[a->n_sent++];
+    if (is_pinned(src)) {
+        struct sent *one = &a->sent[a->n_sent++];
 
-            T_TRUE(a->n_sent < 4 && bytes <= sizeof one->v);
-            one->src = src;
-            one->bytes = bytes;
-            memcpy(one->v, src, bytes);
-        }
+        T_TRUE(a->n_sent < 4 * RT_PIECES && bytes <= sizeof one->v);
+        one->src = src;
+        one->bytes = bytes;
+        memcpy(one->v, src, bytes);
+    }
 }
 
 static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t bytes, rt_dir dir,
@@ -83,6 +93,20 @@ static q_status late_copy(rt_backend *be, void *dst, const void *src, size_t byt
     memcpy(a->v[a->n++], src, bytes);
     memset(dst, 0xee, bytes); /* who looks too soon sees no token */
     return Q_OK;
+}
+
+static q_status late_copy_pieces(rt_backend *be, const rt_piece *p, int n, q_err *err)
+{
+    q_status st = Q_OK;
+
+    for (int i = 0; i < n; i++)
+        Q_TRY(late_copy(be, p[i].dst, p[i].src, p[i].bytes,
+                        is_pinned(p[i].dst)   ? RT_TO_HOST
+                        : is_pinned(p[i].src) ? RT_TO_DEVICE
+                                              : RT_ON_DEVICE,
+                        err));
+out:
+    return st;
 }
 
 static q_status late_sync(rt_backend *be, q_err *err)
@@ -146,6 +170,7 @@ static void make_late(rt_session *s, rt_backend_ops *ops)
     memset(&arriving, 0, sizeof arriving);
     *ops = *plain_ops;
     ops->copy = late_copy;
+    ops->copy_pieces = late_copy_pieces;
     ops->sync = late_sync;
     ops->graph = late_graph;
     ops->ungraph = late_ungraph;
