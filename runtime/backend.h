@@ -166,9 +166,8 @@ typedef q_status (*rt_step_fn)(void *user, q_err *err);
 typedef struct rt_backend_ops {
     const char *name;
     fmt_dtype act; /* element type of activations */
-    /* Tokens of a step that make products as fast as they get, in little memory.  A GPU dequantizes
-     * weights in every step that has many. */
-    int step_tokens;
+    /* Tokens of a step that make products with weights like w as fast as they get. */
+    int (*step_tokens)(const rt_weight *w);
     q_status (*open)(rt_backend *be, q_err *err);
     void (*close)(rt_backend *be);
     q_status (*alloc)(rt_backend *be, size_t bytes, void **out, q_err *err);

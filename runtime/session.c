@@ -135,7 +135,7 @@ q_status rt_session_engine(rt_engine **out, rt_session *s, int n_seqs, int64_t l
 {
     q_status st = Q_ENOMEM;
     const int64_t all = n_seqs * longest;
-    int64_t step = s->be->ops->step_tokens;
+    int64_t step = s->be->ops->step_tokens(&s->model->layer[0].w[FMT_FFN_GATE_UP]);
 
     for (; st == Q_ENOMEM && step >= STEP_LEAST; step /= 2) {
         const int64_t tokens = all < step ? all : step;

@@ -209,9 +209,15 @@ static void unprep_cpu(rt_backend *be, rt_weight *w)
     *w = (rt_weight){ 0 };
 }
 
+static int step_tokens_cpu(const rt_weight *w)
+{
+    (void)w;
+    return 2048;
+}
+
 #define CPU_OPS(title, opener)                                                                     \
     {                                                                                              \
-        .name = title, .step_tokens = 2048, .open = opener, .close = close_cpu,                    \
+        .name = title, .step_tokens = step_tokens_cpu, .open = opener, .close = close_cpu,         \
         .alloc = alloc_cpu, .free = free_cpu, .copy = copy_cpu, .sync = sync_cpu,                  \
         .prep = prep_cpu, .unprep = unprep_cpu, .embed = cpu_embed, .rmsnorm = cpu_rmsnorm,        \
         .linear = cpu_linear, .qkv_rope_store = cpu_qkv_rope_store, .attention = cpu_attention,    \
