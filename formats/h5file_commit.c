@@ -82,7 +82,7 @@ q_status fmt_h5_commit(fmt_h5w *w, q_err *err)
     if (!w->finished)
         Q_TRY(fmt_h5_finish(w, &part, err));
     Q_TRY(put_seal(w, err));
-    Q_TRY(q_rename_synced(w->part, w->path, err));
+    Q_TRY(q_rename_synced(w->part, w->path, w->force, err));
     w->committed = 1;
 out:
     return st;

@@ -29,7 +29,7 @@ typedef struct fmt_h5_seal {
 struct fmt_h5w {
     char *path, *part;
     hid_t file, set_plist;
-    int compress;
+    int force, compress;
     int finished, committed;
     q_sha256 root; /* over the names and hashes of all datasets */
     size_t fresh;  /* bytes the disk was not yet told to take */

@@ -19,6 +19,7 @@ q_status fmt_h5_create(fmt_h5w **out, const char *path, int force, q_err *err)
     if (!w)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     w->file = w->set_plist = -1;
+    w->force = force;
     q_sha256_init(&w->root);
     fmt_h5_quiet();
     Q_TRY(q_out_check(path, force, err));

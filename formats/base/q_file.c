@@ -22,7 +22,7 @@ struct q_file {
 };
 
 struct q_out {
-    int fd, committed;
+    int fd, force, committed;
     uint64_t pos;
     char *path, *tmp;
 };
@@ -248,6 +248,7 @@ q_status q_out_open(q_out **out, const char *path, int force, q_err *err)
     if (!o)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
     o->fd = -1;
+    o->force = force;
     Q_TRY(q_out_check(path, force, err));
     o->path = q_strdup(path);
     o->tmp = q_format("%s.part.%ld", path, (long)getpid());
@@ -325,7 +326,7 @@ q_status q_out_commit(q_out *o, q_err *err)
     o->fd = -1;
     if (rc != 0)
         Q_FAIL_ERRNO(err, Q_EIO, "%s: close", o->path);
-    Q_TRY(q_rename_synced(o->tmp, o->path, err));
+    Q_TRY(q_rename_synced(o->tmp, o->path, o->force, err));
     o->committed = 1;
 out:
     return st;

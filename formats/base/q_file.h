@@ -56,8 +56,9 @@ q_status q_out_whole(const char *path, int force, const void *p, size_t n,
                      q_err *err); /* all four */
 
 q_status q_dir_make(const char *path, q_err *err); /* with parents; existing is fine */
-/* rename, then fsync of the directory: after it the file stands under its new name for good */
-q_status q_rename_synced(const char *from, const char *to, q_err *err);
+/* rename, then fsync of the directory: after it the file stands under its new name for good.  force:
+ * whatever stood there is replaced, else it is Q_ECREATE. */
+q_status q_rename_synced(const char *from, const char *to, int force, q_err *err);
 q_status q_dir_sync(const char *path, q_err *err);   /* fsync of a directory */
 q_status q_dir_remove(const char *path, q_err *err); /* with contents; absent is fine */
 q_status q_disk_free(const char *path, uint64_t *bytes, q_err *err); /* nearest existing parent */

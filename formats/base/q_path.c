@@ -161,7 +161,19 @@ out:
     return st;
 }
 
-q_status q_rename_synced(const char *from, const char *to, q_err *err)
+/* A file system that cannot look first gives what it can. */
+static int move_file(const char *from, const char *to, int force)
+{
+    if (!force) {
+        if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+            return 0;
+        if (errno != EINVAL && errno != ENOSYS)
+            return -1;
+    }
+    return rename(from, to);
+}
+
+q_status q_rename_synced(const char *from, const char *to, int force, q_err *err)
 {
     q_status st = Q_OK;
     struct stat sb;
@@ -169,8 +181,12 @@ q_status q_rename_synced(const char *from, const char *to, q_err *err)
 
     if (stat(to, &sb) == 0 && !S_ISREG(sb.st_mode) && !S_ISDIR(sb.st_mode))
         Q_FAIL(err, Q_ECREATE, "%s: is a device or a pipe, wanted the name of a file", to);
-    if (rename(from, to) != 0)
+    if (move_file(from, to, force) != 0) {
+        if (errno == EEXIST)
+            Q_FAIL(err, Q_ECREATE, "%s: was made by another run meanwhile; --force overwrites it",
+                   to);
         Q_FAIL_ERRNO(err, Q_ECREATE, "%s: rename", to);
+    }
     if (!(dir = q_path_dir(to)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", to);
     Q_TRY(q_dir_sync(dir, err));

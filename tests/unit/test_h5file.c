@@ -266,6 +266,32 @@ static void t_rewritten(void)
     q_free(path);
 }
 
+/* Two runs to one name, both of which found it free: the second does not replace the first. */
+static void t_two_runs(void)
+{
+    q_err err = { 0 };
+    char *path = path_of("race.h5"), *other = path_of("race.txt");
+    q_buf b = { 0 };
+    fmt_h5w *w = NULL;
+
+    T_OK(fmt_h5_create(&w, path, 0, &err), err);
+    T_OK(q_out_whole(other, 0, "first", 5, &err), err);
+    T_INT(rename(other, path), 0);
+    T_ERR(fmt_h5_commit(w, &err), err, Q_ECREATE, "race.h5: was made by another run meanwhile");
+    fmt_h5w_close(w);
+    T_OK(q_file_slurp(&b, path, 100, &err), err);
+    T_STR(b.data, "first");
+    q_buf_free(&b);
+    T_OK(fmt_h5_create(&w, path, 1, &err), err); /* with --force it does */
+    T_OK(fmt_h5_commit(w, &err), err);
+    fmt_h5w_close(w);
+    T_OK(q_file_slurp(&b, path, 100000, &err), err);
+    T_TRUE(memcmp(b.data, "\x89HDF", 4) == 0);
+    q_buf_free(&b);
+    q_free(path);
+    q_free(other);
+}
+
 static void t_refused(void)
 {
     q_err err = { 0 };
@@ -386,15 +412,11 @@ static void t_large(void)
     q_free(path);
 }
 
-static const t_case cases[] = { T(t_round_trip),
-                                T(t_same_bytes),
-                                T(t_every_flip),
-                                T(t_damaged_is_not_absent),
-                                T(t_rewritten),
-                                T(t_refused),
-                                T(t_cut_short),
-                                T(t_large),
-                                { 0 } };
+static const t_case cases[] = { T(t_round_trip), T(t_same_bytes),
+                                T(t_every_flip), T(t_damaged_is_not_absent),
+                                T(t_rewritten),  T(t_two_runs),
+                                T(t_refused),    T(t_cut_short),
+                                T(t_large),      { 0 } };
 
 int main(int argc, char **argv)
 {
