@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "formats/base/q_file.h"
@@ -19,7 +20,10 @@ struct cal_job {
     int rank;
 };
 
-/* The lock lives as long as the descriptor: a killed run leaves none behind. */
+#define LOCK_TRIES 20 /* 0.1 s each */
+
+/* The lock lives as long as the descriptor: a killed run leaves none behind, once the system has
+ * taken the process apart, which can be some time after the kill. */
 static q_status take_lock(cal_job *job, q_err *err)
 {
     q_status st = Q_OK;
@@ -30,8 +34,11 @@ static q_status take_lock(cal_job *job, q_err *err)
     job->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (job->lock < 0)
         Q_FAIL_ERRNO(err, Q_ECREATE, "%s: open", path);
-    if (flock(job->lock, LOCK_EX | LOCK_NB) != 0)
-        Q_FAIL(err, Q_ECREATE, "%s: another run works on this job: wait for it", job->dir);
+    for (int i = 0; flock(job->lock, LOCK_EX | LOCK_NB) != 0; i++) {
+        if (i == LOCK_TRIES)
+            Q_FAIL(err, Q_ECREATE, "%s: another run works on this job: wait for it", job->dir);
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    }
 out:
     q_free(path);
     return st;

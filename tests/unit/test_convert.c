@@ -466,7 +466,7 @@ static void t_refused(void)
 static void t_memory(void)
 {
     tiny_hf m = {
-        .hid = 512, .layers = 8, .heads = 4, .ffn = 2048, .vocab = 10000, .dtype = FMT_BF16
+        .hid = 512, .layers = 12, .heads = 4, .ffn = 2048, .vocab = 10000, .dtype = FMT_BF16
     };
     const char *build = getenv("BUILD"), *in = tmp("mem"), *out = tmp("memout");
     char program[512];
