@@ -28,16 +28,7 @@ typedef struct job {
     int64_t dump_from, n_dump;
 } job;
 
-enum {
-    KEY_TEXT = 0x600,
-    KEY_CHAT,
-    KEY_SYSTEM,
-    KEY_TOKENS,
-    KEY_MAX_NEW,
-    KEY_DUMP,
-    KEY_DUMP_K,
-    KEY_FORCE
-};
+enum { KEY_TEXT = 0x600, KEY_CHAT, KEY_SYSTEM, KEY_TOKENS, KEY_MAX, KEY_DUMP, KEY_ROWS, KEY_FORCE };
 
 static const struct argp_option options[] = {
     { "input-text", KEY_TEXT, "TEXT", 0, "Continue TEXT; special tokens in it are recognised", 1 },
@@ -45,9 +36,9 @@ static const struct argp_option options[] = {
     { "system", KEY_SYSTEM, "TEXT", 0, "System prompt of --chat", 1 },
     { "input-tokens", KEY_TOKENS, "FILE", 0,
       "Continue token ids: a line of comma-separated ids per request, or .npy", 1 },
-    { "max-new-tokens", KEY_MAX_NEW, "N", 0, "Stop after N tokens (default 200)", 1 },
+    { "max-new-tokens", KEY_MAX, "N", 0, "Stop after N tokens (default 200)", 1 },
     { "dump-logits", KEY_DUMP, "FILE.npy", 0, "Write logits of the prompt, float32 [K, vocab]", 3 },
-    { "dump-positions", KEY_DUMP_K, "K", 0, "... of its last K positions (default 1)", 3 },
+    { "dump-positions", KEY_ROWS, "K", 0, "... of its last K positions (default 1)", 3 },
     { "force", KEY_FORCE, 0, 0, "Overwrite FILE.npy", 3 },
     { 0 },
 };
@@ -87,13 +78,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_TOKENS:
         o->prompt.tokens = arg;
         return 0;
-    case KEY_MAX_NEW:
+    case KEY_MAX:
         o->max_new = q_cli_int(state, "--max-new-tokens", arg, 0, INT32_MAX);
         return 0;
     case KEY_DUMP:
         o->dump = arg;
         return 0;
-    case KEY_DUMP_K:
+    case KEY_ROWS:
         o->dump_positions = q_cli_int(state, "--dump-positions", arg, 1, INT32_MAX);
         return 0;
     case KEY_FORCE:
@@ -221,6 +212,8 @@ static q_status run(opts *o, q_err *err)
 
     if (o->dump)
         Q_TRY(q_out_check(o->dump, o->force, err));
+    if (o->dump && q_path_same(o->dump, o->session.path))
+        Q_FAIL(err, Q_EARG, "%s: is the model: choose another file for --dump-logits", o->dump);
     o->session.threads = o->cli.threads;
     o->session.seed = o->cli.seed;
     o->session.tokenizer_optional = o->prompt.tokens && o->cli.json;

@@ -225,6 +225,8 @@ q_status q_out_check(const char *path, int force, q_err *err)
 
     if (!dir)
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", path);
+    if (!*path)
+        Q_FAIL(err, Q_EARG, "the name of the output is empty: name a file");
     if (q_path_is_dir(path))
         Q_FAIL(err, Q_ECREATE, "%s: is a directory, wanted the name of a file", path);
     if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) /* renaming would replace /dev/null itself */

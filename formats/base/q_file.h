@@ -42,7 +42,8 @@ q_status q_file_sha256(const q_file *f, uint64_t n, char hex[65], q_err *err);
 q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
 
 /* Whether path can become an output, for a program to know before it works for hours.  Errors:
- * Q_ECREATE (exists and !force; a directory, device or pipe; no such directory), Q_EPERM. */
+ * Q_EARG (no name), Q_ECREATE (exists and !force; a directory, device or pipe; no such directory),
+ * Q_EPERM. */
 q_status q_out_check(const char *path, int force, q_err *err);
 /* Output file under a temporary name in the directory of path.  Errors: those of q_out_check. */
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err);

@@ -183,8 +183,17 @@ one_file 73 "$tmp/dir" "dir: is a directory, wanted the name of a file"
 one_file 73 "$tmp/pipe" "pipe: is a device or a pipe, wanted the name of a file"
 [ ! -c "$tmp/device" ] || one_file 73 "$tmp/device" "device: is a device or a pipe, wanted"
 one_file 73 "$tmp/nowhere/out.h5" "there is no directory .*/nowhere.: make it first"
+one_file 64 "" "empty|missing"
 expect test -p "$tmp/pipe"
 expect test ! -e "$tmp/nowhere"
+cp "$data" "$tmp/d.jsonl" # what is read is never written, also with --force
+expect_exit 64 timeout 20 "$(bin qwen-summarize)" -m "$model" --data "$tmp/d.jsonl" --max-samples 1 \
+    --force --output "$tmp/d.jsonl"
+expect_stderr 'd.jsonl: the output is an input: choose another --output'
+expect cmp "$data" "$tmp/d.jsonl"
+expect_exit 64 timeout 20 "$(bin qwen-run)" -m "$tmp/m.h5" --input-text x --force --dump-logits "$tmp/m.h5"
+expect_stderr 'm.h5: is the model: choose another file for --dump-logits'
+expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/m.h5"
 expect_exit 73 "$(bin qwen-convert)" -i "$tmp/m.h5" -o "$tmp/pipe" --to h5 --force # the last one to see it
 expect_stderr "pipe: is a device or a pipe"
 expect test -p "$tmp/pipe"
