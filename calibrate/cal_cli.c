@@ -173,8 +173,11 @@ q_status cal_cli_ranges(qnt_ranges **out, cal_cli_opts *o, const q_cli *cli, con
 
     if (o->stats)
         return read_stats(out, o->stats, src, err);
-    if (o->save)
+    if (o->save) {
         Q_TRY(q_out_check(o->save, force, err));
+        Q_TRY(q_out_apart(o->save, o->run.data.path, err));
+        Q_TRY(q_out_apart(o->save, fmt_src_dir(src), err));
+    }
     if (!(job = q_format("%s.job", output)))
         Q_FAIL(err, Q_ENOMEM, "%s: no memory", output);
     o->run.threads = cli->threads;

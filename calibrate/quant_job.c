@@ -96,6 +96,8 @@ q_status cal_quant_job_open(cal_quant_job *j, cal_quant_cli *o, const q_cli *cli
     j->o = o;
     cal_stage_begin(&j->stages, CAL_T_START);
     Q_TRY(q_out_check(o->output, o->force, err));
+    Q_TRY(q_out_apart(o->output, o->run.data.path, err));
+    Q_TRY(q_out_apart(o->output, o->factors_of, err));
     Q_TRY(fmt_src_open(&j->src, o->input, err));
     Q_TRY(fmt_src_output_apart(j->src, o->output, err));
     Q_TRY(cal_quant_takes(j->src, err));

@@ -210,10 +210,11 @@ static q_status run(opts *o, q_err *err)
     rt_prompts p = { 0 };
     job j = { .o = o };
 
-    if (o->dump)
+    if (o->dump) {
         Q_TRY(q_out_check(o->dump, o->force, err));
-    if (o->dump && q_path_same(o->dump, o->session.path))
-        Q_FAIL(err, Q_EARG, "%s: is the model: choose another file for --dump-logits", o->dump);
+        Q_TRY(q_out_apart(o->dump, o->session.path, err));
+        Q_TRY(q_out_apart(o->dump, o->prompt.tokens, err));
+    }
     o->session.threads = o->cli.threads;
     o->session.seed = o->cli.seed;
     o->session.tokenizer_optional = o->prompt.tokens && o->cli.json;

@@ -166,10 +166,11 @@ static q_status run(opts *o, q_err *err)
     q_buf lines = { 0 };
     cal_rouge_result r;
 
-    if (o->output) /* before an hour of work */
+    if (o->output) { /* before an hour of work */
         Q_TRY(q_out_check(o->output, o->force, err));
-    if (o->output && (q_path_same(o->output, o->data) || q_path_same(o->output, o->session.path)))
-        Q_FAIL(err, Q_EARG, "%s: the output is an input: choose another --output", o->output);
+        Q_TRY(q_out_apart(o->output, o->data, err));
+        Q_TRY(q_out_apart(o->output, o->session.path, err));
+    }
     Q_TRY(ds_open(&set, o->data, &(ds_opts){ .max_samples = (size_t)o->max_samples }, err));
     o->session.threads = o->cli.threads;
     o->session.seed = o->eval.seed = o->cli.seed;

@@ -242,6 +242,13 @@ out:
     return st;
 }
 
+q_status q_out_apart(const char *path, const char *input, q_err *err)
+{
+    if (input && q_path_same(path, input))
+        return q_fail(err, Q_EARG, "%s: the output is an input: choose another name", path);
+    return Q_OK;
+}
+
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err)
 {
     q_status st = Q_OK;

@@ -45,6 +45,9 @@ q_status q_file_slurp(q_buf *out, const char *path, size_t max, q_err *err);
  * Q_EARG (no name), Q_ECREATE (exists and !force; a directory, device or pipe; no such directory),
  * Q_EPERM. */
 q_status q_out_check(const char *path, int force, q_err *err);
+/* An input, or NULL, is never replaced, also with force.  Errors: Q_EARG (they are the same file).
+ */
+q_status q_out_apart(const char *path, const char *input, q_err *err);
 /* Output file under a temporary name in the directory of path.  Errors: those of q_out_check. */
 q_status q_out_open(q_out **out, const char *path, int force, q_err *err);
 q_status q_out_write(q_out *o, const void *p, size_t n, q_err *err); /* p NULL: a hole of zeros */
@@ -57,7 +60,7 @@ q_status q_out_whole(const char *path, int force, const void *p, size_t n,
                      q_err *err); /* all four */
 
 q_status q_dir_make(const char *path, q_err *err); /* with parents; existing is fine */
-/* rename, then fsync of the directory: after it the file stands under its new name for good.  force:
+/* rename, then fsync of the directory: after it the file stands under its new name for good. force:
  * whatever stood there is replaced, else it is Q_ECREATE. */
 q_status q_rename_synced(const char *from, const char *to, int force, q_err *err);
 q_status q_dir_sync(const char *path, q_err *err);   /* fsync of a directory */

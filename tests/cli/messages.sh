@@ -189,10 +189,19 @@ expect test ! -e "$tmp/nowhere"
 cp "$data" "$tmp/d.jsonl" # what is read is never written, also with --force
 expect_exit 64 timeout 20 "$(bin qwen-summarize)" -m "$model" --data "$tmp/d.jsonl" --max-samples 1 \
     --force --output "$tmp/d.jsonl"
-expect_stderr 'd.jsonl: the output is an input: choose another --output'
+expect_stderr 'd.jsonl: the output is an input: choose another name'
+for run in "qwen-gptq -i $model -o" "qwen-awq -i $model -o" \
+    "qwen-calibrate-kv -m $model -o $tmp/out --save-stats" \
+    "qwen-convert -i $model -o $tmp/out --smoothquant 0.5 --save-stats"; do
+    expect_exit 64 timeout 20 "$BUILD/bin/"$run "$tmp/d.jsonl" --calib-data "$tmp/d.jsonl" --force
+    expect_stderr 'd.jsonl: the output is an input: choose another name'
+done
 expect cmp "$data" "$tmp/d.jsonl"
+expect_exit 64 timeout 20 "$(bin qwen-gptq)" -i "$model" -o "$tmp/m.h5" --calib-data "$data" --force \
+    --pre-scale="$tmp/m.h5"
+expect_stderr 'm.h5: the output is an input'
 expect_exit 64 timeout 20 "$(bin qwen-run)" -m "$tmp/m.h5" --input-text x --force --dump-logits "$tmp/m.h5"
-expect_stderr 'm.h5: is the model: choose another file for --dump-logits'
+expect_stderr 'm.h5: the output is an input'
 expect_exit 0 "$(bin qwen-inspect)" --verify "$tmp/m.h5"
 expect_exit 73 "$(bin qwen-convert)" -i "$tmp/m.h5" -o "$tmp/pipe" --to h5 --force # the last one to see it
 expect_stderr "pipe: is a device or a pipe"
