@@ -86,6 +86,22 @@ static void hold_descriptors(void)
             (void)!open("/dev/null", O_RDONLY);
 }
 
+/* The end of the program, before libraries are taken down: OpenBLAS would wait for threads of its
+ * own that got no memory and try for ever.  Leaks are looked for behind this, so not with that. */
+static void leave(int code, void *unused)
+{
+    (void)unused;
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) { /* of --help */
+        fprintf(stderr, "%s: standard output: %s\n", program_invocation_short_name,
+                strerror(errno));
+        code = q_exit_code(Q_EIO);
+    }
+#if !defined(__SANITIZE_ADDRESS__)
+    fflush(NULL);
+    _exit(code);
+#endif
+}
+
 q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, void *input,
                      q_err *err)
 {
@@ -93,6 +109,7 @@ q_status q_cli_parse(q_cli *c, const struct argp *argp, int argc, char **argv, v
     const int tty = isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
     error_t rc;
 
+    on_exit(leave, NULL);
     hold_descriptors();
     signal(SIGXFSZ, SIG_IGN);
     c->progress = -1;
